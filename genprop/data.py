@@ -1,0 +1,142 @@
+"""Batch: rows of named modalities, and what of them is seen."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genprop.shapes import Rows
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of named modalities with one boolean mask each, True where observed.
+
+    Attributes:
+        x: for each modality ``(rows, elements)``, zero where not observed.
+        seen: for each modality a mask of the same shape, or None where all is observed.
+    """
+
+    x: dict[str, Tensor]
+    seen: dict[str, Tensor | None]
+
+    @classmethod
+    def of(
+        cls,
+        x: Tensor | Mapping[str, Tensor],
+        seen: Tensor | Mapping[str, Tensor | None] | None = None,
+    ) -> "Batch":
+        """A batch from tensors; NaN is the same statement as False in the mask.
+
+        Args:
+            x: a tensor ``(rows, elements)``, which becomes modality ``"x"``, or one for each name.
+            seen: masks for all or some of them.
+
+        Raises:
+            ValueError: a tensor is not a matrix, rows differ, a mask has another shape or an
+                unknown name, or a seen value is infinite.
+
+        >>> batch = Batch.of(torch.tensor([[1.0, float("nan")]]))
+        >>> batch.x["x"], batch.seen["x"]
+        (tensor([[1., 0.]]), tensor([[ True, False]]))
+        """
+        tensors = {"x": x} if isinstance(x, Tensor) else dict(x)
+        masks = {"x": seen} if isinstance(seen, Tensor) else dict(seen or {})
+        _check(tensors, masks)
+        values: dict[str, Tensor] = {}
+        known: dict[str, Tensor | None] = {}
+        for name, tensor in tensors.items():
+            values[name], known[name] = _filled(name, tensor, masks.get(name))
+        return cls(values, known)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(next(iter(self.x.values())))
+
+    def take(self, index: Tensor | slice) -> "Batch":
+        """The rows of an index."""
+        return type(self)(
+            {name: x[index] for name, x in self.x.items()},
+            {name: None if seen is None else seen[index] for name, seen in self.seen.items()},
+        )
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> "Batch":
+        """The same rows on a device, values in a floating type."""
+        return type(self)(
+            {name: x.to(device, dtype) for name, x in self.x.items()},
+            {name: None if seen is None else seen.to(device) for name, seen in self.seen.items()},
+        )
+
+    def present(self, name: str) -> Rows | None:
+        """The rows in which anything of a modality is seen; None says all."""
+        seen = self.seen[name]
+        return None if seen is None else seen.any(-1)
+
+    def hide(self, probability: float) -> "Batch":
+        """In rows chosen with this probability, hides cells at a rate that is uniform for each row.
+
+        So encoders meet whole rows as well as every pattern of missing cells.
+        """
+        masks: dict[str, Tensor | None] = {}
+        for name, x in self.x.items():
+            chosen = torch.rand(len(x), 1, device=x.device) < probability
+            rate = torch.rand(len(x), 1, device=x.device) * chosen
+            kept = torch.rand(x.shape, device=x.device) >= rate
+            seen = self.seen[name]
+            masks[name] = kept if seen is None else kept & seen
+        hidden = {n: torch.where(m, self.x[n], 0) for n, m in masks.items() if m is not None}
+        return type(self)(hidden, masks)
+
+    def entropy(self) -> float:
+        """H of the rows' empirical law in nats, NaN unless all values are seen and whole numbers.
+
+        >>> Batch.of(torch.tensor([[0.0], [0.0], [1.0], [1.0]])).entropy()
+        0.6931471805599453
+        """
+        if any(seen is not None for seen in self.seen.values()):
+            return math.nan
+        table = torch.cat([x for x in self.x.values()], -1)
+        if not bool((table == table.round()).all()):
+            return math.nan
+        counts = torch.unique(table, dim=0, return_counts=True)[1].double()
+        share = counts / counts.sum()
+        return float(-(share * share.log()).sum())
+
+
+def _check(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]) -> None:
+    if not tensors:
+        raise ValueError("a batch needs at least one modality, but got none")
+    unknown = set(masks) - set(tensors)
+    if unknown:
+        raise ValueError(
+            f"masks are given for {sorted(unknown)}, but the modalities are {sorted(tensors)}"
+        )
+    rows = {name: len(x) for name, x in tensors.items() if x.ndim}
+    for name, x in tensors.items():
+        if x.ndim != 2:
+            raise ValueError(
+                f"modality {name!r} must be (rows, elements), but has shape {tuple(x.shape)}"
+            )
+        mask = masks.get(name)
+        if mask is not None and (mask.shape != x.shape or mask.dtype != torch.bool):
+            raise ValueError(
+                f"the mask of modality {name!r} must be boolean of shape {tuple(x.shape)}, but is "
+                f"{mask.dtype} of shape {tuple(mask.shape)}"
+            )
+    if len(set(rows.values())) > 1:
+        raise ValueError(f"all modalities must have the same rows, but have {rows}")
+
+
+def _filled(name: str, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+    seen = ~torch.isnan(x) if mask is None else mask & ~torch.isnan(x)
+    x = torch.where(seen, x, 0)
+    if not torch.isfinite(x).all():
+        raise ValueError(
+            f"modality {name!r} holds infinite values; replace them by numbers, or by NaN where "
+            f"they are missing"
+        )
+    return x, None if bool(seen.all()) else seen

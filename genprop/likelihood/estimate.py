@@ -1,0 +1,118 @@
+"""What every estimator of log P(x) returns."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Numbers = NDArray[np.float64]
+RELIABLE_KHAT = 0.7
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Log P(x) of each row with its error, never a bare number.
+
+    Attributes:
+        log_prob: the estimate for each row, nats.
+        std_error: its Monte Carlo standard error, nats.
+        ess: effective sample size of each row's weights.
+        khat: Pareto shape of each row's largest weights; above 0.7 neither the value nor its error
+            can be trusted (Vehtari, Simpson, Gelman, Yao, Gabry, 2024, arXiv 1507.02646).
+        samples: samples used for each row.
+        bound: on which side it errs in expectation: ``"lower"``, ``"upper"``, ``"point"``.
+        method: the estimator's name.
+
+    >>> zeros = np.zeros(2)
+    >>> print(Estimate(np.array([-1.0, -3.0]), zeros, zeros + 9, zeros, 9, "lower", "importance"))
+    log P(x) = -2.00 ± 1.00 nats a row (2 rows, importance with 9 samples, lower bound)
+    """
+
+    log_prob: Numbers
+    std_error: Numbers
+    ess: Numbers
+    khat: Numbers
+    samples: int
+    bound: str
+    method: str
+
+    @property
+    def rows(self) -> int:
+        """How many rows were estimated."""
+        return len(self.log_prob)
+
+    @property
+    def mean(self) -> float:
+        """The mean over rows, nats a row."""
+        return float(self.log_prob.mean())
+
+    @property
+    def mean_std_error(self) -> float:
+        """Standard error of the mean over rows as an estimate for all data; NaN of one row.
+
+        It comes from the spread over rows, of which their Monte Carlo error is part.
+        """
+        if self.rows < 2:
+            return math.nan
+        return float(self.log_prob.std(ddof=1) / math.sqrt(self.rows))
+
+    @property
+    def unreliable(self) -> float:
+        """The share of rows whose k-hat is above 0.7."""
+        return float((self.khat > RELIABLE_KHAT).mean())
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row a row: log_prob, std_error, ess, khat."""
+        import pandas as pd
+
+        columns = ("log_prob", "std_error", "ess", "khat")
+        return pd.DataFrame({name: getattr(self, name) for name in columns})
+
+    def __str__(self) -> str:
+        """The mean with its error, in one line."""
+        side = {"lower": ", lower bound", "upper": ", upper bound"}.get(self.bound, "")
+        text = (
+            f"log P(x) = {self.mean:.2f} ± {self.mean_std_error:.2f} nats a row ({self.rows} rows, "
+            f"{self.method} with {self.samples} samples{side})"
+        )
+        if self.unreliable:
+            text += f"; k-hat above {RELIABLE_KHAT} in {self.unreliable:.0%} of the rows"
+        return text
+
+
+def estimate_from_weights(log_w: Numbers, khat: Numbers, method: str) -> Estimate:
+    """The log-mean of weights ``(rows, samples)``, with the delta method's error.
+
+    >>> two = estimate_from_weights(np.log([[1.0, 3.0]]), np.zeros(1), "importance")
+    >>> np.exp(two.log_prob), two.std_error, two.ess
+    (array([2.]), array([0.5]), array([1.6]))
+    """
+    samples = log_w.shape[1]
+    top = log_w.max(1, keepdims=True)
+    w = np.exp(log_w - top)
+    mean = w.mean(1)
+    spread = w.std(1, ddof=1) if samples > 1 else np.full(len(w), math.nan)
+    return Estimate(
+        log_prob=np.log(mean) + top[:, 0],
+        std_error=spread / mean / math.sqrt(samples),
+        ess=w.sum(1) ** 2 / (w**2).sum(1),
+        khat=khat,
+        samples=samples,
+        bound="lower",
+        method=method,
+    )
+
+
+def joined(parts: list[Estimate]) -> Estimate:
+    """The estimates of several parts of the rows as one."""
+    first = parts[0]
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("log_prob", "std_error", "ess", "khat")
+    }
+    return Estimate(**columns, samples=first.samples, bound=first.bound, method=first.method)

@@ -1,0 +1,85 @@
+"""Deterministic nets that turn what is given into a distribution's parameters."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from genprop.shapes import Elements, Outputs
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+}
+
+
+class MLP(nn.Module):
+    r"""A multi-layer perceptron, net(x) = W_n a(… a(W_1 x + V m + b_1) …) + b_n [+ S x].
+
+    m is 1 where an element is missing and 0 where it was seen; V starts at zero and takes no
+    part, nor any time, where nothing is missing.
+
+    Args:
+        inputs: elements of x.
+        outputs: numbers returned for each row.
+        units: width of each hidden layer; ``()`` is an affine map.
+        activation: ``tanh``, ``relu``, ``elu``, ``gelu``, ``silu`` or ``softplus``.
+        skip: adds the affine path S x beside the hidden layers.
+        masked: whether the net may be told what is missing.
+
+    Raises:
+        ValueError: a size is not positive, or the activation is unknown.
+
+    >>> import torch
+    >>> MLP(3, 2, units=(5,))(torch.zeros(7, 3)).shape
+    torch.Size([7, 2])
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        units: Sequence[int] = (128,),
+        activation: str = "tanh",
+        skip: bool = False,
+        masked: bool = False,
+    ) -> None:
+        super().__init__()
+        if min(inputs, outputs, *units, 1) < 1:
+            raise ValueError(
+                f"an MLP needs positive sizes, but got inputs={inputs}, units={tuple(units)}, "
+                f"outputs={outputs}"
+            )
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation must be one of {', '.join(ACTIVATIONS)}, but is {activation!r}"
+            )
+        self.inputs, self.outputs, self.units = inputs, outputs, tuple(units)
+        self.activation, self.skip, self.masked = activation, skip, masked
+        widths = (inputs, *units, outputs)
+        self.first = nn.Linear(widths[0], widths[1])
+        self.missing = nn.Linear(widths[0], widths[1], bias=False) if masked else None
+        if self.missing is not None:
+            nn.init.zeros_(self.missing.weight)
+        rest: list[nn.Module] = []
+        for below, above in pairwise(widths[1:]):
+            rest += [ACTIVATIONS[activation](), nn.Linear(below, above)]
+        self.rest = nn.Sequential(*rest)
+        self.straight = nn.Linear(inputs, outputs, bias=False) if skip else None
+
+    def forward(self, x: Elements, missing: Elements | None = None) -> Outputs:
+        """The outputs for x; ``missing`` is 1.0 where an element of x was not observed."""
+        first = self.first(x)
+        if missing is not None:
+            if self.missing is None:
+                raise ValueError(
+                    "this MLP was built without masked=True, so it cannot be told what is "
+                    "missing; build it with masked=True"
+                )
+            first = first + self.missing(missing)
+        y: Tensor = self.rest(first)
+        return y if self.straight is None else y + self.straight(x)

@@ -1,0 +1,461 @@
+"""Models on disk: settings as JSON and weights as safetensors, never a pickle."""
+
+import hashlib
+import importlib
+import importlib.metadata
+import inspect
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from genprop.model import Model
+from genprop.rules.rule import Rule
+
+FORMAT, VERSION = "genprop", 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+NEW_CONFIG, NEW_WEIGHTS = "config.json.new", "model.safetensors.new"
+KEYS = ("format", "version", "genprop", "sha256", "content")
+
+Directory = str | os.PathLike[str]
+
+
+def save_model(model: Model, directory: Directory) -> None:
+    """Writes a model; see ``save``.
+
+    Args:
+        model: on any device, of any dtype. A module that stands at several places stays one.
+        directory: where to.
+
+    >>> import tempfile
+    >>> from genprop.priors.gaussian import GaussianPrior
+    >>> from genprop.stack import Stack
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     save_model(Model(Stack(elements=2), GaussianPrior(2)), directory)
+    ...     load_model(directory).sizes
+    {'x': 2}
+    """
+    save(directory, {"model": describe(model)}, model.state_dict())
+
+
+def load_model(
+    directory: Directory,
+    modules: Mapping[str, object] | None = None,
+    device: torch.device | str = "cpu",
+) -> Model:
+    """Reads a model, its dtype kept.
+
+    Args:
+        directory: where from.
+        modules: as for ``rebuild``; they take on the saved weights.
+        device: where the model goes.
+
+    Raises:
+        FileNotFoundError: the directory or a file in it is missing.
+        ValueError: what is there is damaged, foreign, or needs ``modules``.
+    """
+    config, tensors = load(directory)
+    model = rebuild(config.get("model"), modules)
+    if not isinstance(model, Model):
+        raise ValueError(f"{directory} holds no model, but a {type(model).__name__}")
+    fill(model, tensors)
+    return model.to(device)
+
+
+def describe(thing: object) -> Any:
+    """What ``rebuild`` needs to make a thing anew, in terms of JSON.
+
+    None, booleans, numbers (numpy's too), texts and lists (``nn.ModuleList``) stay; the rest is::
+
+        {"class": "genprop.nets.MLP", "args": {…}}   attributes of the same names as the arguments
+        {"class": "package.Net", "foreign": true}    a module or rule that is not genprop's
+        {"same": "stacks.x"}                         the module described at that place
+        {"tuple": […]}, {"dict": {…}}                also ``nn.ModuleDict``
+
+    Raises:
+        TypeError: there is something else in it.
+
+    >>> from genprop.conditional import Categorical
+    >>> describe(Categorical((2, 3)))
+    {'class': 'genprop.conditional.Categorical', 'args': {'sizes': {'tuple': [2, 3]}}}
+    """
+    return _described(thing, "", {})
+
+
+def rebuild(description: Any, modules: Mapping[str, object] | None = None) -> Any:
+    """The thing that was described, its weights new; only classes of genprop are called.
+
+    The random state stays as it is.
+
+    Args:
+        description: from ``describe``.
+        modules: objects to take in place of a description, by where it stands, as
+            ``"stacks.x.layers.0.encoder.net"``; needed for all that is not genprop's.
+
+    Raises:
+        ValueError: a foreign object is not given, a given one has no place, or the description
+            makes no sense.
+
+    >>> rebuild({"class": "genprop.conditional.Bernoulli", "args": {"elements": 3}}).elements
+    3
+    """
+    builder = _Builder(modules or {})
+    try:
+        with torch.random.fork_rng(devices=[]):
+            made = builder.build(description, "")
+    except RecursionError as error:
+        raise ValueError("the description is nested too deeply to be a model's") from error
+    unknown = builder.given.keys() - builder.built.keys()
+    if unknown:
+        raise ValueError(
+            f"modules holds {', '.join(sorted(unknown))}, but the model has no such place"
+        )
+    return made
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Gives a module saved weights; it takes on their dtypes and keeps its device.
+
+    Raises:
+        ValueError: a tensor is missing, unknown, or of another shape or kind.
+
+    >>> line = nn.Linear(1, 1, bias=False)
+    >>> fill(line, {"weight": torch.ones(1, 1, dtype=torch.float64)})
+    >>> line.weight.dtype
+    torch.float64
+    """
+    own = module.state_dict(keep_vars=True)
+    wrong = [f"{name} is unknown" for name in tensors if name not in own]
+    wrong += [misfit for name in own if (misfit := _misfit(name, own[name], tensors.get(name)))]
+    if wrong:
+        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+        raise ValueError(f"the weights do not fit the model: {', '.join(wrong[:3])}{more}")
+    for name, value in own.items():
+        value.data = value.data.to(tensors[name].dtype)
+    module.load_state_dict(dict(tensors))
+
+
+def save(directory: Directory, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Writes ``config.json`` and ``model.safetensors``, whole or not at all.
+
+    A directory that does not exist appears once it is complete; in one that does, these two files
+    are replaced and others stay. ``config.json`` is strict JSON, in which a number that is not
+    finite is ``{"float": "nan"}`` (or ``"inf"``, ``"-inf"``).
+
+    Args:
+        directory: made, with its parents, if it is not there.
+        config: None, booleans, numbers (numpy's too), texts, lists, tuples (which come back as
+            lists) and mappings from texts to these.
+        tensors: on any device, of any layout; those that share memory become equal copies.
+
+    Raises:
+        TypeError: the config or the tensors hold something else.
+        ValueError: the directory holds files of these names that are not genprop's.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     save(directory, {"best": float("inf")}, {"ones": torch.ones(2)})
+    ...     load(directory)
+    ({'best': inf}, {'ones': tensor([1., 1.])})
+    """
+    weights, content = _serialised(tensors), _encoded(config, "")
+    checks = {"content": _json_digest(content), "weights": _digest(weights)}
+    header = dict(zip(KEYS, (FORMAT, VERSION, _own_version(), checks, content), strict=True))
+    text = json.dumps(header, indent=2, allow_nan=False).encode() + b"\n"
+    folder = Path(os.path.realpath(directory))
+    if folder.exists():
+        _replace(folder, text, weights)
+    else:
+        _create(folder, text, weights)
+
+
+def load(directory: Directory) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Reads the config and the tensors that ``save`` wrote.
+
+    Raises:
+        FileNotFoundError: the directory or a file in it is missing.
+        ValueError: a file is damaged, foreign, or was written by a newer genprop.
+    """
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"a saved model is a directory, but there is none at {folder}")
+    header = _read_header(folder / CONFIG)
+    with _parsing(folder / CONFIG):
+        content, digest = _decoded(header["content"]), _json_digest(header["content"])
+    if digest != header["sha256"]["content"]:
+        raise ValueError(f"{folder / CONFIG} is damaged: it was changed after it was written")
+    return content, _read_weights(folder, header["sha256"]["weights"])
+
+
+def _described(thing: Any, place: str, known: dict[int, str]) -> Any:
+    thing = thing.item() if isinstance(thing, np.generic) else thing
+    if thing is None or isinstance(thing, (bool, int, float, str)):
+        return thing
+    if isinstance(thing, list) or type(thing) in (tuple, torch.Size, nn.ModuleList):
+        parts = [_described(part, _at(place, i), known) for i, part in enumerate(thing)]
+        return {"tuple": parts} if isinstance(thing, tuple) else parts
+    if isinstance(thing, Mapping) or type(thing) is nn.ModuleDict:
+        return {
+            "dict": {k: _described(thing[k], _at(place, k), known) for k in _texts(thing, place)}
+        }
+    if isinstance(thing, nn.Module) and known.setdefault(id(thing), place) != place:
+        return {"same": known[id(thing)]}
+    name = f"{type(thing).__module__}.{type(thing).__qualname__}"
+    if _is_own(name):
+        args = _arguments(thing).items()
+        return {"class": name, "args": {k: _described(v, _at(place, k), known) for k, v in args}}
+    if isinstance(thing, (nn.Module, Rule)):
+        return {"class": name, "foreign": True}
+    raise TypeError(
+        f"{place or 'what is to be saved'} is a {name}; only plain values, modules and rules can be"
+    )
+
+
+def _arguments(thing: object) -> dict[str, Any]:
+    """A constructor's arguments, which the attributes of the same names keep."""
+    plain = type(thing).__init__ is nn.Module.__init__
+    names = [] if plain else list(inspect.signature(type(thing)).parameters)
+    lost = [name for name in names if not hasattr(thing, name)]
+    if lost:
+        raise TypeError(
+            f"a {type(thing).__name__} cannot be saved, for it does not keep its argument {lost[0]} "
+            f"under an attribute of that name"
+        )
+    return {name: getattr(thing, name) for name in names}
+
+
+class _Builder:
+    """Makes objects from descriptions; keeps what it made by the place where it stands."""
+
+    def __init__(self, given: Mapping[str, object]) -> None:
+        self.given, self.built = dict(given), dict[str, object]()
+
+    def build(self, description: Any, place: str) -> Any:
+        if place in self.given:
+            self.built[place] = self.given[place]
+            return self.given[place]
+        if isinstance(description, list):
+            return [self.build(part, _at(place, i)) for i, part in enumerate(description)]
+        return self._tagged(description, place) if isinstance(description, dict) else description
+
+    def _tagged(self, description: dict[str, Any], place: str) -> Any:
+        match description:
+            case {"tuple": list(parts), **rest} if not rest:
+                return tuple(self.build(parts, place))
+            case {"dict": dict(parts), **rest} if not rest:
+                return self._named(parts, place)
+            case {"same": str(first), **rest} if not rest and first in self.built:
+                return self.built[first]
+            case {"class": str(name), "args": dict(args), **rest} if not rest:
+                self.built[place] = self._made(name, args, place)
+                return self.built[place]
+            case {"class": str(name), "foreign": True, **rest} if not rest:
+                raise ValueError(_refusal(name, place))
+        raise ValueError(f"the model holds at {place or 'its top'} what describes nothing")
+
+    def _named(self, parts: dict[str, Any], place: str) -> dict[str, Any]:
+        return {key: self.build(part, _at(place, key)) for key, part in parts.items()}
+
+    def _made(self, name: str, args: dict[str, Any], place: str) -> object:
+        kind, values = _own_class(name, place), self._named(args, place)
+        try:
+            return kind(**values)
+        except Exception as error:  # given anything, a constructor may raise anything
+            raise ValueError(
+                f"the {name} at {place or 'the top'} cannot be made: {error}"
+            ) from error
+
+
+def _own_class(name: str, place: str) -> type:
+    """The class of that name if it is genprop's; nothing else is even imported."""
+    if not _is_own(name):
+        raise ValueError(_refusal(name, place))
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ImportError:
+        found = None
+    if not isinstance(found, type) or found.__module__ != module:
+        raise ValueError(f"the model holds {name} at {place}, which is no class of this genprop")
+    return found
+
+
+def _is_own(name: str) -> bool:
+    """Whether it reads as genprop.module.Class; importing genprop.__main__ would run it."""
+    package, *parts = name.split(".")
+    plain = all(part.isidentifier() and not part.startswith("_") for part in parts)
+    return package == "genprop" and len(parts) > 1 and plain
+
+
+def _refusal(name: str, place: str) -> str:
+    return (
+        f"the model holds {name} at {place}, which genprop does not load by itself; pass it: "
+        f"load(directory, modules={{{place!r}: {name.rpartition('.')[2]}(...)}})"
+    )
+
+
+def _at(place: str, key: str | int) -> str:
+    return f"{place}.{key}" if place else str(key)
+
+
+def _texts(mapping: Any, place: str) -> list[str]:
+    """The mapping's keys."""
+    wrong = [key for key in mapping if not isinstance(key, str)]
+    if wrong:
+        raise TypeError(f"{place or 'what is to be saved'} has the key {wrong[0]!r}, not a text")
+    return list(mapping)
+
+
+def _encoded(value: Any, place: str) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_encoded(part, _at(place, i)) for i, part in enumerate(value)]
+    if isinstance(value, Mapping):
+        return {key: _encoded(value[key], _at(place, key)) for key in _texts(value, place)}
+    raise TypeError(
+        f"{place} is a {type(value).__name__}, which JSON cannot hold; describe it first"
+    )
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decoded(part) for part in value]
+    if value in ({"float": "nan"}, {"float": "inf"}, {"float": "-inf"}):
+        return float(value["float"])
+    return {k: _decoded(part) for k, part in value.items()} if isinstance(value, dict) else value
+
+
+def _serialised(tensors: Mapping[str, Tensor]) -> bytes:
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is a {type(tensor).__name__}; only tensors can be weights")
+    layout = torch.contiguous_format
+    own = {n: t.detach().cpu().clone(memory_format=layout) for n, t in tensors.items()}
+    return safetensors.torch.save(own, metadata={"format": "pt"})
+
+
+def _misfit(name: str, own: Tensor, saved: Tensor | None) -> str:
+    if saved is None:
+        return f"{name} is missing"
+    if own.shape != saved.shape:
+        return f"{name} is {tuple(saved.shape)} and not {tuple(own.shape)}"
+    alike = own.dtype == saved.dtype or (own.is_floating_point() and saved.is_floating_point())
+    return "" if alike else f"{name} is {saved.dtype} and not {own.dtype}"
+
+
+def _create(folder: Path, text: bytes, weights: bytes) -> None:
+    fresh = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        fresh.mkdir(parents=True)
+        _write(fresh / WEIGHTS, weights)
+        _write(fresh / CONFIG, text)
+        os.rename(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _replace(folder: Path, text: bytes, weights: bytes) -> None:
+    """Replaces a model at one stroke: when the new config takes the old one's place.
+
+    Before it the old pair is untouched, after it ``load`` knows the new weights by their checksum.
+    """
+    _settle(folder)
+    _write(folder / NEW_WEIGHTS, weights)
+    _write(folder / NEW_CONFIG, text)
+    os.replace(folder / NEW_CONFIG, folder / CONFIG)
+    os.replace(folder / NEW_WEIGHTS, folder / WEIGHTS)
+
+
+def _settle(folder: Path) -> None:
+    """Completes a save that was cut off after its stroke; refuses a place that is not ours."""
+    if not folder.is_dir():
+        raise ValueError(f"a model is saved into a directory, but {folder} is a file")
+    if not (folder / CONFIG).exists() and not (folder / WEIGHTS).exists():
+        return
+    try:
+        digest = _read_header(folder / CONFIG)["sha256"]["weights"]
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{error}; nothing is overwritten, save to another directory") from error
+    new = folder / NEW_WEIGHTS
+    if new.is_file() and _digest(new.read_bytes()) == digest:
+        os.replace(new, folder / WEIGHTS)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} holds no saved model: it has no {path.name}")
+    data = path.read_bytes()
+    with _parsing(path):
+        header = json.loads(data)
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(f"{path} was not written by genprop")
+    version = header.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise ValueError(
+            f"{path} was written by a newer genprop (version {version}); install a newer one"
+        )
+    match header:
+        case {"version": 1, "content": dict(), "sha256": {"content": str(), "weights": str()}}:
+            if set(header) == set(KEYS):
+                return header
+    raise ValueError(f"{path} is damaged: it is not laid out as version {VERSION} of the format")
+
+
+def _read_weights(folder: Path, digest: str) -> dict[str, Tensor]:
+    paths = [path for path in (folder / WEIGHTS, folder / NEW_WEIGHTS) if path.is_file()]
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no whole model: it has no {WEIGHTS}")
+    for path in paths:
+        data = path.read_bytes()
+        if _digest(data) == digest:
+            with _parsing(path):
+                return safetensors.torch.load(data)
+    raise ValueError(f"{paths[0]} is damaged or of another model: {CONFIG} has another checksum")
+
+
+@contextmanager
+def _parsing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # on damaged bytes parsers raise nearly anything
+        raise ValueError(f"{path} is damaged and cannot be read: {error}") from error
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _json_digest(content: Any) -> str:
+    return _digest(json.dumps(content, allow_nan=False).encode())
+
+
+def _own_version() -> str:
+    try:
+        return importlib.metadata.version("genprop")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,57 @@
+"""What a top-level prior P(h) can do."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import nn
+from torch.distributions import Distribution
+
+from genprop.distributions import Scale
+from genprop.shapes import Elements, PerRow, Seen
+
+
+class Prior(nn.Module, ABC):
+    """P(h), a law of codes that can be trained on them and can please them.
+
+    Attributes:
+        elements: the size of a code.
+        discrete: whether codes are zeros and ones rather than real numbers.
+    """
+
+    elements: int
+    discrete: bool
+
+    @abstractmethod
+    def sample(self, shape: Sequence[int]) -> Elements:
+        """Codes h ~ P(h), ``shape + (elements,)``."""
+
+    @abstractmethod
+    def loss(self, h: Elements, seen: Seen | None = None) -> PerRow:
+        """An upper bound on -log P(h_seen) in nats, differentiable in h and the parameters.
+
+        Without a mask all of h counts.
+        """
+
+    @abstractmethod
+    def reconstruct(self, h: Elements, scale: Scale) -> Elements:
+        """E[h' | h' + scale·ε = h] for h' ~ P, ε ~ N(0, I).
+
+        Where P has a density it is h + scale²·∇log P_scale(h), P_scale being P with that noise
+        (Tweedie's formula).
+        """
+
+    @abstractmethod
+    def condition(self, h: Elements, seen: Seen) -> Distribution:
+        """P(h_unseen | h_seen), any pattern row by row; draws are whole codes, the seen held."""
+
+    @abstractmethod
+    def refit(self, codes: Elements) -> None:
+        """Fits P(h) anew to the codes ``(rows, elements)``; the layers below are not touched."""
+
+
+class DensityPrior(Prior, ABC):
+    """A prior whose log-density can be computed."""
+
+    @abstractmethod
+    def log_prob(self, h: Elements, seen: Seen | None = None) -> PerRow:
+        """Log P(h_seen) in nats; without a mask all of h counts."""

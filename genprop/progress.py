@@ -1,0 +1,69 @@
+"""A progress bar on a terminal, and silence elsewhere."""
+
+import sys
+from types import TracebackType
+from typing import Any
+
+
+class Progress:
+    """Shows each epoch's bounds and account while training runs; silent off a terminal.
+
+    Args:
+        epochs: how many there will be at most.
+        verbose: 0 is silent.
+    """
+
+    def __init__(self, epochs: int, verbose: int) -> None:
+        self.epochs = epochs
+        self.shown = verbose > 0 and sys.stderr.isatty()
+        self.bar: Any = None
+        self.task: Any = None
+
+    def __enter__(self) -> "Progress":
+        if self.shown:
+            self._start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def show(self, row: dict[str, float]) -> None:
+        """Tells an epoch's figures, in nats a row."""
+        if self.bar is not None:
+            self.bar.update(self.task, advance=1, figures=summary(row))
+
+    def _start(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self.bar = Bar(
+            TextColumn("fit"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[figures]}"),
+            console=Console(file=sys.stderr),
+        )
+        self.bar.start()
+        self.task = self.bar.add_task("fit", total=self.epochs, figures="")
+
+
+def summary(row: dict[str, float]) -> str:
+    """An epoch's figures in one line: the bounds, and the terms of KL(Q‖P) summed over layers.
+
+    >>> summary({"train": 20.0, "validation": 21.5, "x.1.reconstruction": 9.0,
+    ...          "x.1.entropy": -1.0, "prior": 12.0})
+    'train 20.00  validation 21.50  reconstruction 9.00  entropy -1.00  prior 12.00'
+    """
+    terms = {"train": row["train"], "validation": row["validation"]}
+    for part in ("reconstruction", "entropy"):
+        terms[part] = sum(v for k, v in row.items() if k.endswith(f".{part}"))
+    terms["prior"] = row["prior"]
+    return "  ".join(f"{name} {value:.2f}" for name, value in terms.items() if value == value)

@@ -1,0 +1,201 @@
+"""What a credit-assignment rule is, and the climb through a stack that rules share."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from genprop.conditional import Conditional
+from genprop.data import Batch
+from genprop.distributions import Product
+from genprop.model import Model
+from genprop.shapes import PerRow
+from genprop.stack import Layer, Stack, is_discrete
+
+
+class Term(NamedTuple):
+    """A piece of a rule; the gradient of the sum of its parts is a local update.
+
+    Attributes:
+        name: where it acts: ``modality.layer``, ``prior``, or the whole model.
+        parts: named scalars with their graphs, in nats a row.
+        account: what is to be recorded of KL(Q‖P): reconstruction, entropy and target of a layer,
+            and the prior's loss, plain means over draws and rows; of several samples also the
+            ``bound``, the negative of their importance-weighted one. Without graphs.
+    """
+
+    name: str
+    parts: dict[str, Tensor]
+    account: dict[str, Tensor]
+
+    @property
+    def value(self) -> Tensor:
+        """The sum of the parts."""
+        return torch.stack(list(self.parts.values())).sum() if len(self.parts) > 1 else self._one
+
+    @property
+    def _one(self) -> Tensor:
+        return next(iter(self.parts.values()))
+
+
+class Rule(ABC):
+    """Credit assignment: what each part of a model is told to change, given a batch.
+
+    Attributes:
+        samples: paths drawn for each row.
+    """
+
+    samples: int
+
+    @abstractmethod
+    def __call__(self, model: Model, batch: Batch) -> Iterator[Term]:
+        """Yields terms one by one; each may be sent backward before the next is asked for."""
+
+    @abstractmethod
+    def check(self, model: Model) -> None:
+        """Raises ValueError, before training, where the rule cannot train the model."""
+
+
+class Passage(NamedTuple):
+    """One layer on a path: h_{l-1}, Q(h_l | h_{l-1}), h_l ~ Q, and P(h_{l-1} | h_l).
+
+    Attributes:
+        name: ``modality.layer``, layers counted from 1.
+        layer: the layer itself.
+        below: h_{l-1}, constant where the climb is local.
+        seen: what of h_{l-1} is seen, or None.
+        present: the rows that take part, or None.
+        q: the encoder's law.
+        h: the draw, with the encoder's graph where the layer is continuous.
+        p: the decoder's law given h.
+    """
+
+    name: str
+    layer: Layer
+    below: Tensor
+    seen: Tensor | None
+    present: Tensor | None
+    q: Product
+    h: Tensor
+    p: Product
+
+    @property
+    def modality(self) -> str:
+        """The stack it is in."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def reconstruction(self) -> PerRow:
+        """-log P(sg h_{l-1} | h_l), ``(draws, rows)``."""
+        return self.only_present(-self.p.log_prob(self.below.detach(), self.seen))
+
+    def only_present(self, values: Tensor) -> PerRow:
+        """Zero in rows that show nothing of the modality."""
+        return values if self.present is None else torch.where(self.present, values, 0)
+
+
+Draw = Callable[[Product, torch.Size], Tensor]
+
+
+def reparameterised(q: Product, shape: torch.Size) -> Tensor:
+    """A draw that carries the gradient where the family has one."""
+    return q.draw(shape) if q.has_rsample else q.sample(shape)
+
+
+def climb(
+    model: Model, batch: Batch, samples: int, draw: Draw = reparameterised, local: bool = True
+) -> Iterator[Passage]:
+    """Draws a path from Q in every stack, layer by layer, modality by modality.
+
+    Args:
+        model: whose stacks are climbed.
+        batch: the rows.
+        samples: paths a row.
+        draw: how h_l is drawn from Q.
+        local: whether each layer's input is held constant.
+    """
+    for name, stack in model.named_stacks():
+        yield from _climb_stack(name, stack, batch, samples, draw, local)
+
+
+def _climb_stack(
+    name: str, stack: Stack, batch: Batch, samples: int, draw: Draw, local: bool
+) -> Iterator[Passage]:
+    below, seen, present = batch.x[name], batch.seen[name], batch.present(name)
+    shape = torch.Size((samples,))
+    for level in range(len(stack.layers)):
+        layer = stack[level]
+        q = layer.encoder(below, seen)
+        h = draw(q, shape)
+        yield Passage(f"{name}.{level + 1}", layer, below, seen, present, q, h, layer.decoder(h))
+        below, seen, shape = (h.detach() if local else h), None, torch.Size()
+
+
+def codes(model: Model, batch: Batch, tops: Mapping[str, Tensor], samples: int) -> Tensor:
+    """The joint code (draws, rows, elements); a stack without layers gives x itself."""
+    parts = [
+        tops[name] if name in tops else batch.x[name].expand(samples, *batch.x[name].shape)
+        for name in model.stacks
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+@contextmanager
+def constant(module: nn.Module) -> Iterator[None]:
+    """Within it, graphs treat the module's parameters as constants."""
+    changed = [p for p in module.parameters() if p.requires_grad]
+    for p in changed:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in changed:
+            p.requires_grad_(True)
+
+
+def mean_over_rows(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The mean over rows of the (weighted) mean over draws of ``(draws, rows)``."""
+    return values.mean() if weights is None else (weights * values).sum(0).mean()
+
+
+@torch.no_grad()
+def log_weights(path: Sequence[Passage], prior_loss: Tensor) -> Tensor:
+    """Log P(path_k) - log Q(path_k), ``(draws, rows)``, in nats."""
+    log_w = -prior_loss
+    for passage in path:
+        log_q = passage.only_present(passage.q.log_prob(passage.h))
+        log_w = log_w - passage.reconstruction - log_q
+    return log_w
+
+
+def negative_bound(log_w: Tensor) -> Tensor:
+    """-log (1/K) Σ_k w_k, its mean over rows, of ``(draws, rows)``."""
+    return -(log_w.logsumexp(0) - math.log(len(log_w))).mean()
+
+
+def trainable(module: nn.Module) -> bool:
+    """Whether anything in the module learns."""
+    return any(p.requires_grad for p in module.parameters())
+
+
+def encoders(model: Model) -> Iterator[tuple[str, Conditional]]:
+    """Every encoder with its name ``modality.layer``."""
+    for name, stack in model.named_stacks():
+        for level in range(len(stack.layers)):
+            yield f"{name}.{level + 1}", stack[level].encoder
+
+
+def discrete_layers(model: Model) -> list[str]:
+    """The names of the layers whose codes are zeros and ones."""
+    return [name for name, encoder in encoders(model) if is_discrete(encoder.family)]
+
+
+def check_samples(samples: int) -> int:
+    """The number of samples, if it is at least one."""
+    if samples < 1:
+        raise ValueError(f"a rule needs at least one sample a row, but got samples={samples}")
+    return samples

@@ -1,0 +1,211 @@
+"""Layers of encoders Q(h_l | h_{l-1}) and decoders P(h_{l-1} | h_l), and paths through them."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from genprop.conditional import Bernoulli, Categorical, Conditional, Family, Gaussian
+from genprop.distributions import Discrete, Product
+from genprop.nets import MLP
+from genprop.shapes import Elements, PerRow, Seen
+
+LATENTS = ("gaussian", "bernoulli", "categorical")
+CATEGORIES = 10
+
+
+class Layer(nn.Module):
+    """An encoder Q(h_l | h_{l-1}) and a decoder P(h_{l-1} | h_l).
+
+    Args:
+        encoder: its family has the elements of h_l.
+        decoder: its family has the elements of h_{l-1}.
+    """
+
+    def __init__(self, encoder: Conditional, decoder: Conditional) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    @property
+    def below(self) -> int:
+        """Elements of h_{l-1}."""
+        return self.decoder.family.elements
+
+    @property
+    def above(self) -> int:
+        """Elements of h_l."""
+        return self.encoder.family.elements
+
+
+class Path(NamedTuple):
+    """A path h_0 = x, h_1, …, h_L, and the laws that it was drawn from."""
+
+    h: tuple[Tensor, ...]
+    laws: tuple[Product, ...]
+
+    @property
+    def code(self) -> Tensor:
+        """h_L."""
+        return self.h[-1]
+
+    @property
+    def x(self) -> Tensor:
+        """h_0."""
+        return self.h[0]
+
+
+class Stack(nn.Module):
+    """Layers from the data x upward; without any, the code is the data itself.
+
+    Args:
+        layers: each layer's decoder has as many elements as the encoder below it.
+        elements: the size of x; needed only where there is no layer.
+
+    Raises:
+        ValueError: two neighbours do not fit, or nothing says the size of x.
+
+    >>> stack = Stack.build(Bernoulli(6), hidden=(4, 2))
+    >>> [h.shape[-1] for h in stack.encode(torch.ones(5, 6), draws=3).h]
+    [6, 4, 2]
+    """
+
+    def __init__(self, layers: Sequence[Layer] = (), elements: int | None = None) -> None:
+        super().__init__()
+        for number, (low, high) in enumerate(pairwise(layers), start=1):
+            if low.above != high.below:
+                raise ValueError(
+                    f"layer {number} gives {low.above} elements, but the decoder of layer "
+                    f"{number + 1} has {high.below}; they must be the same"
+                )
+        if not layers and elements is None:
+            raise ValueError("a stack without layers needs `elements`, the size of x")
+        if layers and elements not in (None, layers[0].below):
+            raise ValueError(f"layer 1 decodes to {layers[0].below} elements, not {elements}")
+        self.layers = nn.ModuleList(layers)
+        self.elements = layers[0].below if layers else elements
+
+    @staticmethod
+    def build(
+        visible: Family,
+        hidden: Sequence[int] = (64, 32),
+        latent: str | Sequence[str] = "gaussian",
+        units: Sequence[int] = (128,),
+        activation: str = "tanh",
+        skip: bool = False,
+    ) -> "Stack":
+        """A stack of perceptrons, its bottom encoder told what is missing.
+
+        Args:
+            visible: the family of x.
+            hidden: the elements of h_1, …, h_L.
+            latent: ``"gaussian"``, ``"bernoulli"`` or ``"categorical"`` (groups of 10), one for
+                all layers or one for each.
+            units: hidden units of every net.
+            activation: as for ``MLP``.
+            skip: as for ``MLP``.
+
+        Raises:
+            ValueError: an unknown latent family, or another number of them than of layers.
+        """
+        highs = _latents(hidden, latent, scale="net")
+        lows = [visible, *_latents(hidden, latent, scale="learned")[:-1]]
+        layers = []
+        for low, high in zip(lows, highs, strict=False):
+            up = MLP(low.elements, high.outputs, units, activation, skip, masked=low is visible)
+            down = MLP(high.elements, low.outputs, units, activation, skip)
+            layers.append(Layer(Conditional(up, high), Conditional(down, low)))
+        return Stack(layers, elements=visible.elements)
+
+    @property
+    def code_elements(self) -> int:
+        """Elements of h_L."""
+        return self[-1].above if len(self.layers) else int(self.elements or 0)
+
+    def __getitem__(self, level: int) -> Layer:
+        layer = self.layers[level]
+        if not isinstance(layer, Layer):
+            raise TypeError(f"a stack is made of Layers, but holds {type(layer).__name__}")
+        return layer
+
+    def encode(
+        self, x: Elements, seen: Seen | None = None, draws: int = 1, point: bool = False
+    ) -> Path:
+        """Paths drawn from Q(h_1, …, h_L | x_seen); every h_l is ``(draws, rows, elements)``.
+
+        Their laws are Q(h_l | h_{l-1}). With ``point`` every h_l is its law's mode. No gradient is
+        kept.
+        """
+        h: list[Tensor] = [x.expand(draws, *x.shape)]
+        laws: list[Product] = []
+        with torch.no_grad():
+            for level in range(len(self.layers)):
+                q = self[level].encoder(h[-1] if level else x, None if level else seen)
+                shape = () if level else (draws,)
+                h.append(q.mode.expand(*shape, *q.mode.shape) if point else q.sample(shape))
+                laws.append(q)
+        return Path(tuple(h), tuple(laws))
+
+    def decode(self, code: Elements, mean: bool = False, point: bool = False) -> Path:
+        """Paths drawn downward from a code; their laws are P(h_{l-1} | h_l). No gradient is kept.
+
+        With ``mean`` the last step gives E[x | h_1] in place of a draw; with ``point`` it does so
+        too, and every step before it gives its law's mode.
+        """
+        h: list[Tensor] = [code]
+        laws: list[Product] = []
+        with torch.no_grad():
+            for level in reversed(range(len(self.layers))):
+                p = self[level].decoder(h[0])
+                last = p.mean if mean or point else p.sample()
+                h.insert(0, last if level == 0 else p.mode if point else p.sample())
+                laws.insert(0, p)
+        return Path(tuple(h), tuple(laws))
+
+    def log_q(self, path: Path) -> PerRow:
+        """Log Q(h_1, …, h_L | x) of a path drawn by ``encode``, in nats."""
+        terms = [q.log_prob(h) for q, h in zip(path.laws, path.h[1:], strict=True)]
+        return _total(terms, path.code)
+
+    def log_p(self, path: Path, seen: Seen | None = None) -> PerRow:
+        """Log P(x_seen, h_1, …, h_{L-1} | h_L) of a path, in nats."""
+        terms = [
+            self[level].decoder(above).log_prob(below, None if level else seen)
+            for level, (below, above) in enumerate(zip(path.h, path.h[1:], strict=False))
+        ]
+        return _total(terms, path.code)
+
+
+def is_discrete(family: Family) -> bool:
+    """Whether the family's values are zeros and ones."""
+    return isinstance(family(torch.zeros(family.outputs)), Discrete)
+
+
+def _latents(hidden: Sequence[int], latent: str | Sequence[str], scale: str) -> list[Family]:
+    names = [latent] * len(hidden) if isinstance(latent, str) else list(latent)
+    if len(names) != len(hidden):
+        raise ValueError(
+            f"latent names {len(names)} families, but there are {len(hidden)} hidden layers; "
+            f"give one name, or one for each layer"
+        )
+    return [_latent(elements, name, scale) for elements, name in zip(hidden, names, strict=True)]
+
+
+def _latent(elements: int, name: str, scale: str) -> Family:
+    if name == "gaussian":
+        return Gaussian(elements, scale)
+    if name == "bernoulli":
+        return Bernoulli(elements)
+    if name == "categorical":
+        if elements % CATEGORIES:
+            raise ValueError(
+                f"a categorical layer is made of groups of {CATEGORIES} elements, but has "
+                f"{elements}; give a multiple of {CATEGORIES}"
+            )
+        return Categorical((CATEGORIES,) * (elements // CATEGORIES))
+    raise ValueError(f"latent must be one of {', '.join(LATENTS)}, but is {name!r}")
+
+
+def _total(terms: list[Tensor], code: Tensor) -> Tensor:
+    return torch.stack(terms).sum(0) if terms else code.new_zeros(code.shape[:-1])

@@ -1,0 +1,1 @@
+"""Markov-chain kernels and samplers."""

@@ -1,0 +1,16 @@
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """Every test starts from the same random state and leaves the generators as it found them."""
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
+    torch.manual_seed(0)
+    np.random.seed(0)
+    yield
+    torch.set_rng_state(torch_state)
+    np.random.set_state(numpy_state)

@@ -1,0 +1,345 @@
+"""One small instance of everything, by name; the tests state their laws over all of them.
+
+All numbers are double, so that what is equal on paper is equal to ten digits.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
+
+from genprop.conditional import (
+    Bernoulli,
+    Categorical,
+    Conditional,
+    Family,
+    Gaussian,
+    Logistic,
+    unbounded_scale,
+)
+from genprop.data import Batch
+from genprop.distributions import (
+    Continuous,
+    Discrete,
+    IndependentBernoulli,
+    IndependentCategorical,
+    IndependentLogistic,
+    IndependentNormal,
+    Product,
+)
+from genprop.model import Model
+from genprop.nets import MLP
+from genprop.prior import Prior
+from genprop.priors.factorial import FactorialPrior
+from genprop.priors.gaussian import GaussianPrior
+from genprop.rules.backprop import Backprop
+from genprop.rules.rule import Rule
+from genprop.rules.target import TargetPropagation
+from genprop.rules.wake_sleep import ReweightedWakeSleep
+from genprop.stack import Layer, Stack
+
+Module = TypeVar("Module", bound=nn.Module)
+
+ROWS = 3
+SEED = 7
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def widths(*shape: int) -> Tensor:
+    """Random scales between 0.5 and 1.5."""
+    return torch.rand(*shape, dtype=torch.float64) + 0.5
+
+
+def perturbed(module: Module, by: float = 0.5) -> Module:
+    """The module in double precision, every parameter moved at random."""
+    module.double()
+    with torch.no_grad():
+        for p in module.parameters():
+            p += by * torch.randn_like(p)
+    return module
+
+
+def continuous_laws() -> dict[str, Callable[[], Continuous]]:
+    """Laws of two real elements, ROWS of each."""
+    return {
+        "normal": lambda: IndependentNormal(randn(ROWS, 2), widths(ROWS, 2)),
+        "normal-shared": lambda: IndependentNormal(randn(ROWS, 2), widths(2)),
+        "logistic": lambda: IndependentLogistic(randn(ROWS, 2), widths(ROWS, 2)),
+        "logistic-shared": lambda: IndependentLogistic(randn(ROWS, 2), widths(2)),
+    }
+
+
+def discrete_laws() -> dict[str, Callable[[], Discrete]]:
+    """Laws of at most six zeros and ones, ROWS of each."""
+    return {
+        "bernoulli": lambda: IndependentBernoulli(2 * randn(ROWS, 4)),
+        "categorical-even": lambda: IndependentCategorical(randn(ROWS, 6), (3, 3)),
+        "categorical-uneven": lambda: IndependentCategorical(randn(ROWS, 6), (2, 3, 1)),
+    }
+
+
+def laws() -> dict[str, Callable[[], Product]]:
+    return {**continuous_laws(), **discrete_laws()}
+
+
+def support(law: Product) -> Tensor:
+    """All values of a discrete law, ``(values, elements)``."""
+    if isinstance(law, IndependentCategorical):
+        groups = [torch.eye(n, dtype=torch.float64) for n in law.sizes]
+        return torch.stack([torch.cat(parts) for parts in product(*groups)])
+    return torch.tensor(list(product((0.0, 1.0), repeat=law.event_shape[0])), dtype=torch.float64)
+
+
+def patterns(law: Product | None = None, elements: int = 2) -> Tensor:
+    """All masks of whole variables, ``(masks, elements)``; a categorical group is one variable."""
+    sizes = (1,) * elements if law is None else (1,) * law.event_shape[0]
+    if isinstance(law, IndependentCategorical):
+        sizes = law.sizes
+    repeats = torch.tensor(sizes)
+    masks = torch.tensor(list(product((False, True), repeat=len(sizes))))
+    return masks.repeat_interleave(repeats, dim=-1)
+
+
+def families() -> dict[str, Callable[[], Family]]:
+    return {
+        "gaussian-learned": lambda: Gaussian(3),
+        "gaussian-net": lambda: Gaussian(3, scale="net"),
+        "gaussian-fixed": lambda: Gaussian(3, scale=0.3),
+        "logistic-learned": lambda: Logistic(3),
+        "logistic-net": lambda: Logistic(3, scale="net"),
+        "logistic-fixed": lambda: Logistic(3, scale=0.3),
+        "bernoulli": lambda: Bernoulli(3),
+        "categorical": lambda: Categorical((2, 3)),
+    }
+
+
+def priors() -> dict[str, Callable[[], Prior]]:
+    """Priors of at most two real or six binary elements, not at their starting point."""
+    return {
+        "standard": lambda: perturbed(GaussianPrior(2)),
+        "diagonal": lambda: perturbed(GaussianPrior(2, "diagonal")),
+        "full": lambda: perturbed(GaussianPrior(2, "full")),
+        "factorial-gaussian": lambda: perturbed(FactorialPrior(Gaussian(2))),
+        "factorial-gaussian-net": lambda: perturbed(FactorialPrior(Gaussian(2, scale="net"))),
+        "factorial-logistic": lambda: perturbed(FactorialPrior(Logistic(2))),
+        "factorial-bernoulli": lambda: perturbed(FactorialPrior(Bernoulli(4))),
+        "factorial-categorical": lambda: perturbed(FactorialPrior(Categorical((2, 3)))),
+    }
+
+
+def stack(
+    visible: Family, hidden: tuple[int, ...], latent: str | tuple[str, ...] = "gaussian"
+) -> Stack:
+    return Stack.build(visible, hidden, latent, units=(6,))
+
+
+def gaussian(depth: int = 3, prior: str = "full") -> Model:
+    """Real data, real codes; layers get narrower towards the top."""
+    hidden = tuple(range(depth + 1, 1, -1))
+    return perturbed(Model(stack(Gaussian(4), hidden), GaussianPrior(2, prior)), 0.1)
+
+
+def bernoulli(hidden: tuple[int, ...] = (4, 3, 2)) -> Model:
+    """Binary data, binary codes."""
+    prior = FactorialPrior(Bernoulli(hidden[-1]))
+    return perturbed(Model(stack(Bernoulli(5), hidden, "bernoulli"), prior), 0.1)
+
+
+def mixed() -> Model:
+    """Real, binary and real layers in turn."""
+    latent = ("gaussian", "bernoulli", "gaussian")
+    prior = GaussianPrior(2, "diagonal")
+    return perturbed(Model(stack(Bernoulli(5), (4, 3, 2), latent), prior), 0.1)
+
+
+def mixed_below_categories() -> Model:
+    """A real layer under a categorical code."""
+    layers = stack(Bernoulli(5), (3, 10), ("gaussian", "categorical"))
+    return perturbed(Model(layers, FactorialPrior(Categorical((10,)))), 0.1)
+
+
+def two_modalities() -> Model:
+    """An image under two layers and a label under one."""
+    stacks = {"image": stack(Bernoulli(5), (3, 2)), "label": stack(Categorical((3,)), (2,))}
+    return perturbed(Model(stacks, GaussianPrior(4, "full")), 0.1)
+
+
+def with_raw_modality() -> Model:
+    """A modality that is its own code, beside one under two layers."""
+    stacks = {"image": stack(Bernoulli(5), (3, 2)), "raw": Stack(elements=2)}
+    return perturbed(Model(stacks, GaussianPrior(4, "full")), 0.3)
+
+
+def continuous_models() -> dict[str, Callable[[], Model]]:
+    """Models all of whose layers are real-valued."""
+    return {
+        "one-layer": lambda: gaussian(1),
+        "three-layers": gaussian,
+        "standard-prior": lambda: gaussian(2, "standard"),
+        "two-modalities": two_modalities,
+        "raw-modality": with_raw_modality,
+    }
+
+
+def discrete_models() -> dict[str, Callable[[], Model]]:
+    """Models with at least one layer of zeros and ones."""
+    return {
+        "bernoulli": bernoulli,
+        "mixed": mixed,
+        "categorical-code": mixed_below_categories,
+    }
+
+
+def models() -> dict[str, Callable[[], Model]]:
+    return {**continuous_models(), **discrete_models()}
+
+
+def rules() -> dict[str, Callable[[], Rule]]:
+    return {
+        **{
+            f"target-{k}-{target}": lambda k=k, target=target: TargetPropagation(k, target)
+            for target in ("decoder", "difference", "long")
+            for k in (1, 5)
+        },
+        "wake-sleep-5": lambda: ReweightedWakeSleep(5),
+        "wake-5": lambda: ReweightedWakeSleep(5, sleep=False),
+        "elbo": Backprop,
+        "elbo-5": lambda: Backprop(5),
+        "iwae-5": lambda: Backprop(5, "iwae"),
+        "dreg-5": lambda: Backprop(5, "dreg"),
+    }
+
+
+def fits(rule: Rule, model: Model) -> bool:
+    """Whether the rule can train the model."""
+    try:
+        rule.check(model)
+    except ValueError:
+        return False
+    return True
+
+
+def trainings() -> Iterator[tuple[str, str]]:
+    """The names of all models with those of the rules that can train them."""
+    for model, rule in product(models(), rules()):
+        if fits(rules()[rule](), models()[model]()):
+            yield model, rule
+
+
+def batch(model: Model, rows: int = 6, holes: bool = False) -> Batch:
+    """Draws of the model; with holes a third of the variables are unseen, and the row's whole
+    modality in some rows, though never all of them.
+    """
+    x = {name: path.x for name, path in model.decode(model.prior.sample((rows,))).items()}
+    if not holes:
+        return Batch.of(x)
+    seen = {name: torch.rand(v.shape) < 0.7 for name, v in x.items()}
+    if "label" in seen:
+        seen["label"] = seen["label"][:, :1].expand(-1, 3)
+    first = next(iter(seen))
+    seen[first][0] = len(seen) == 1
+    seen[first][1:, 0] = True
+    for name in set(seen) - {first}:
+        seen[name] = torch.cat([torch.ones_like(seen[name][:1]), seen[name][1:]])
+        seen[name][1] = False
+    return Batch.of(x, seen)
+
+
+def groups(model: Model) -> dict[str, list[nn.Parameter]]:
+    """The parameters of each encoder, each decoder and the prior, if they have any."""
+    found = {"prior": list(model.prior.parameters())}
+    for name, layers in model.named_stacks():
+        for level in range(len(layers.layers)):
+            layer = layers[level]
+            found[f"{name}.{level + 1}.encoder"] = list(layer.encoder.parameters())
+            found[f"{name}.{level + 1}.decoder"] = list(layer.decoder.parameters())
+    return {name: parameters for name, parameters in found.items() if parameters}
+
+
+def gradients(model: Model, batch: Batch, rule: Rule, seed: int = SEED) -> dict[str, Tensor]:
+    """What a rule tells every parameter, each term sent backward as it is yielded."""
+    torch.manual_seed(seed)
+    model.zero_grad()
+    for term in rule(model, batch):
+        if term.parts:
+            term.value.backward()
+    return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named(model)}
+
+
+def named(model: Model) -> Iterable[tuple[str, nn.Parameter]]:
+    return model.named_parameters()
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], only: str = "") -> None:
+    """The same gradients, of the parameters whose names contain ``only``."""
+    names = [name for name in a if only in name]
+    assert names
+    assert a.keys() == b.keys()
+    for name in names:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-9, atol=1e-11, msg=name)
+
+
+def linear_gaussian(
+    sizes: tuple[int, ...] = (3, 2, 2), scale: str | float = "learned", prior: str = "full"
+) -> Model:
+    """Affine nets and Gaussian families throughout: everything is known in closed form."""
+    layers = []
+    for low, high in zip(sizes, sizes[1:], strict=False):
+        up, down = Gaussian(high, scale="net"), Gaussian(low, scale)
+        encoder = Conditional(MLP(low, up.outputs, units=(), masked=low == sizes[0]), up)
+        layers.append(Layer(encoder, Conditional(MLP(high, low, units=()), down)))
+    return perturbed(Model(Stack(layers), GaussianPrior(sizes[-1], prior)), 0.2)
+
+
+def affine(conditional: Conditional) -> tuple[Tensor, Tensor, Tensor]:
+    """A, b and σ of a linear-Gaussian conditional N(A h + b, σ²)."""
+    net = conditional.net
+    assert isinstance(net, MLP)
+    law = conditional.family(net.first.bias)
+    assert isinstance(law, IndependentNormal)
+    return net.first.weight, net.first.bias, law.scale
+
+
+def exact_marginal(model: Model, level: int = 0) -> MultivariateNormal:
+    """P(h_level) of a linear-Gaussian model of one modality, by algebra."""
+    law = model.prior.law
+    mean = law.mean
+    covariance = law.covariance if hasattr(law, "covariance") else torch.diag(law.variance)
+    ((_, layers),) = model.named_stacks()
+    for at in reversed(range(level, len(layers.layers))):
+        A, b, scale = affine(layers[at].decoder)
+        mean = A @ mean + b
+        covariance = A @ covariance @ A.mT + torch.diag(scale**2)
+    return MultivariateNormal(mean, covariance)
+
+
+def with_exact_upper_encoders(depth: int) -> Model:
+    """A linear-Gaussian model, Q(h_l | h_{l-1}) = P(h_l | h_{l-1}) for all layers but the first.
+
+    Upper decoders are diagonal and so is the prior, so that these posteriors factorise.
+    """
+    model = linear_gaussian((3, *[2] * depth), prior="diagonal")
+    ((_, layers),) = model.named_stacks()
+    with torch.no_grad():
+        for level in reversed(range(1, depth)):
+            layers[level].decoder.net.first.weight.copy_(torch.diag(widths(2)))
+            _invert(layers[level], exact_marginal(model, level + 1))
+    return model
+
+
+def _invert(layer: Layer, above: MultivariateNormal) -> None:
+    """Sets the encoder to the posterior of a diagonal decoder under the law of what is above."""
+    A, b, scale = affine(layer.decoder)
+    gain, prior_variance = A.diagonal(), above.covariance_matrix.diagonal()
+    variance = 1 / (1 / prior_variance + gain**2 / scale**2)
+    weight = torch.diag(variance * gain / scale**2)
+    first = layer.encoder.net.first
+    first.weight.copy_(torch.cat([weight, torch.zeros_like(weight)]))
+    bias = variance * (above.mean / prior_variance - gain * b / scale**2)
+    first.bias.copy_(torch.cat([bias, unbounded_scale(variance.sqrt())]))
