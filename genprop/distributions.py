@@ -95,15 +95,12 @@ class Discrete(Product, ABC):
         return self.sample(sample_shape) + (mean - mean.detach())
 
 
-class IndependentNormal(Continuous):
-    """x_j ~ N(loc_j, scale_j²).
+class LocationScale(Continuous, ABC):
+    """x_j = loc_j + scale_j·z_j, with z_j of a fixed law that is symmetric about its mode at zero.
 
     Args:
-        loc: the means.
-        scale: the standard deviations, of a shape that broadcasts to that of ``loc``.
-
-    >>> IndependentNormal(torch.zeros(3), torch.ones(3)).log_prob(torch.zeros(3)).item()
-    -2.7568154335021973
+        loc: the means, which are the modes too.
+        scale: positive, of a shape that broadcasts to that of ``loc``.
     """
 
     def __init__(self, loc: Elements, scale: Elements) -> None:
@@ -114,7 +111,7 @@ class IndependentNormal(Continuous):
     def parameters(self) -> tuple[Elements, ...]:
         return self.loc, self.scale
 
-    def with_parameters(self, *parameters: Elements) -> "IndependentNormal":
+    def with_parameters(self, *parameters: Elements) -> "LocationScale":
         return type(self)(*parameters)
 
     @property
@@ -126,12 +123,24 @@ class IndependentNormal(Continuous):
         return self.loc
 
     @property
-    def stddev(self) -> Tensor:
-        return self.scale.expand_as(self.loc)
-
-    @property
     def variance(self) -> Tensor:
         return self.stddev.square()
+
+    @property
+    def _scales(self) -> Tensor:
+        return self.scale.expand_as(self.loc)
+
+
+class IndependentNormal(LocationScale):
+    """x_j ~ N(loc_j, scale_j²).
+
+    >>> IndependentNormal(torch.zeros(3), torch.ones(3)).log_prob(torch.zeros(3)).item()
+    -2.7568154335021973
+    """
+
+    @property
+    def stddev(self) -> Tensor:
+        return self._scales
 
     def elements(self, x: Elements) -> Elements:
         standard = (x - self.loc) / self.scale
@@ -146,46 +155,21 @@ class IndependentNormal(Continuous):
         return self.loc + keep * (y - self.loc)
 
     def entropy(self) -> PerRow:
-        return (self.stddev.log() + 0.5 + HALF_LOG_2PI).sum(-1)
+        return (self._scales.log() + 0.5 + HALF_LOG_2PI).sum(-1)
 
 
-class IndependentLogistic(Continuous):
+class IndependentLogistic(LocationScale):
     """x_j ~ Logistic(loc_j, scale_j), of density sigmoid'((x - loc) / scale) / scale.
 
-    Args:
-        loc: the means.
-        scale: the scales s; the standard deviation is π s / √3.
+    The standard deviation is π·scale / √3.
 
     >>> IndependentLogistic(torch.zeros(1), torch.ones(1)).log_prob(torch.zeros(1)).exp().item()
     0.25
     """
 
-    def __init__(self, loc: Elements, scale: Elements) -> None:
-        self.loc, self.scale = loc, scale
-        self._setup(loc)
-
-    @property
-    def parameters(self) -> tuple[Elements, ...]:
-        return self.loc, self.scale
-
-    def with_parameters(self, *parameters: Elements) -> "IndependentLogistic":
-        return type(self)(*parameters)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    @property
-    def mode(self) -> Tensor:
-        return self.loc
-
     @property
     def stddev(self) -> Tensor:
-        return (self.scale * (math.pi / math.sqrt(3))).expand_as(self.loc)
-
-    @property
-    def variance(self) -> Tensor:
-        return self.stddev.square()
+        return self._scales * (math.pi / math.sqrt(3))
 
     def elements(self, x: Elements) -> Elements:
         standard = (x - self.loc) / self.scale
@@ -198,22 +182,28 @@ class IndependentLogistic(Continuous):
         return self.loc + self.scale * torch.logit(u.clamp_min(tiny))
 
     def denoise(self, y: Elements, scale: Scale) -> Elements:
-        """By quadrature over whichever is narrower: the noise (Hermite) or the law (quantiles)."""
+        """By quadrature over whichever is narrower: the noise (Hermite) or the law (a grid)."""
         nodes, weights = np.polynomial.hermite_e.hermegauss(64)
         t, w = (torch.as_tensor(a, dtype=y.dtype, device=y.device) for a in (nodes, weights))
-        s = torch.as_tensor(scale, dtype=y.dtype, device=y.device)
-        near = y[..., None] + (s.expand_as(y)[..., None] * t)
-        loc, width = self.loc[..., None], self.scale.expand_as(self.loc)[..., None]
-        law = IndependentLogistic(loc.expand_as(near), width.expand_as(near))
-        by_noise = _mean_under(near, law.elements(near) + w.log())
-        u = (torch.arange(512, dtype=y.dtype, device=y.device) + 0.5) / 512
-        quantiles = (loc + width * torch.logit(u)).expand(*y.shape, 512)
-        misfit = (y[..., None] - quantiles) / s.expand_as(y)[..., None]
-        by_law = _mean_under(quantiles, -0.5 * misfit.square())
+        s = torch.as_tensor(scale, dtype=y.dtype, device=y.device).expand_as(y)
+        near = y[..., None] + s[..., None] * t
+        by_noise = _mean_under(near, self._log_density(near) + w.log())
+        # nodes are dense where the law bends, about its mean, and reach beyond y
+        reach = torch.asinh(((y - self.loc).abs() + 8 * s) / self._scales + 40)
+        v = reach[..., None] * torch.linspace(-1, 1, 513, dtype=y.dtype, device=y.device)
+        grid = self.loc[..., None] + self._scales[..., None] * torch.sinh(v)
+        misfit = (y[..., None] - grid) / s[..., None]
+        log_weights = self._log_density(grid) - 0.5 * misfit.square() + torch.cosh(v).log()
+        by_law = _mean_under(grid, log_weights)
         return torch.where(s < self.scale, by_noise, by_law)
 
     def entropy(self) -> PerRow:
-        return (self.scale.expand_as(self.loc).log() + 2).sum(-1)
+        return (self._scales.log() + 2).sum(-1)
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        """Of values (…, elements, points), up to a constant."""
+        standard = (x - self.loc[..., None]) / self._scales[..., None]
+        return -standard - 2 * functional.softplus(-standard)
 
 
 class IndependentBernoulli(Discrete):

@@ -30,6 +30,8 @@ from genprop.train import Optimizer, Schedule, Trainer, start_fabric
 
 Data = Any
 METHODS = ("auto", "importance")
+# a user's function has no place in a file; only fit would need it
+STORED = (type(None), bool, int, float, str, tuple, list, dict, Prior, Rule)
 
 
 class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -259,7 +261,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def inverse_transform(self, H: NDArray[Any]) -> Data:
         """E[x | h_1] of codes ``(rows, code)``, by the mode of every decoder above."""
         check_is_fitted(self)
-        codes = torch.as_tensor(np.asarray(H), device=self._device, dtype=self._dtype)
+        codes = torch.as_tensor(np.asarray(H)).to(self._like)
         width = self.model_.prior.elements
         if codes.ndim != 2 or codes.shape[1] != width:
             raise ValueError(f"codes must be (rows, {width}), but have shape {tuple(codes.shape)}")
@@ -277,8 +279,9 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def save(self, directory: str | Path) -> None:
         """Writes ``config.json`` and ``model.safetensors`` into a directory, or nothing at all."""
         check_is_fitted(self)
+        arguments = self.get_params(deep=False)
         config = {
-            "estimator": describe(_storable(self.get_params(deep=False))),
+            "estimator": describe({k: v for k, v in arguments.items() if isinstance(v, STORED)}),
             "encodings": [e.config() for e in self.encodings_.values()],
             "model": describe(self.model_),
             "history": self.history_.astype(float).to_dict("records"),
@@ -306,12 +309,13 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             ValueError: damaged, foreign or newer files, or a module that was not passed.
         """
         config, tensors = load(Path(directory))
-        estimator = cls(**rebuild(config["estimator"], None))
+        if "estimator" not in config:
+            raise ValueError(f"{directory} holds a Model alone; read it with load_model")
+        estimator = cls(**rebuild(config["estimator"], modules))
         encodings = [Encoding.of_config(e) for e in config["encodings"]]
         estimator.encodings_ = {e.modality: e for e in encodings}
         model: Model = rebuild(config["model"], modules)
-        dtype = torch.float64 if estimator.precision == "64" else torch.float32
-        fill(model.to(dtype), tensors)
+        fill(model, tensors)
         estimator.model_ = model.to(start_fabric(device).device)
         estimator._keep(config["history"])
         if config["features"] is not None:
@@ -355,7 +359,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             numbers, mask = encoding.encode(raws[name].values)
             values[name] = torch.as_tensor(numbers)
             seen[name] = torch.as_tensor(mask)
-        return Batch.of(values, seen).to(self._device, self._dtype)
+        return Batch.of(values, seen).to(self._like.device, self._like.dtype)
 
     def _split(self, data: Batch, validation_data: Data) -> tuple[Batch, Batch | None]:
         if validation_data is not None:
@@ -373,7 +377,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             return resample(self.model_, self._batch(raws), draws, samples)
 
     def _decoded(self, name: str, x: torch.Tensor) -> NDArray[Any]:
-        return self.encodings_[name].decode(x.double().cpu().numpy())
+        return self.encodings_[name].decode(x.cpu().double().numpy())
 
     def _out(self, tensors: Mapping[str, torch.Tensor]) -> Data:
         out: dict[str, Any] = {}
@@ -386,25 +390,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return self.random_state if random_state is None else random_state
 
     @property
-    def _device(self) -> torch.device:
-        return self._parameter.device
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return self._parameter.dtype
-
-    @property
-    def _parameter(self) -> torch.Tensor:
-        if not hasattr(self, "model_"):
-            return torch.empty(0, dtype=torch.float64)
-        return next(self.model_.parameters())
-
-
-def _storable(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments without a user's functions, which no file may name; only fit needs them."""
-    plain = ("optimizer", "schedule", "random_state")
-    return {k: v for k, v in arguments.items() if k not in plain or _is_plain(v)}
-
-
-def _is_plain(value: object) -> bool:
-    return value is None or isinstance(value, (str, int))
+    def _like(self) -> torch.Tensor:
+        """A tensor of the model's device and precision; before training, of the data's."""
+        fitted = hasattr(self, "model_")
+        return next(self.model_.parameters()) if fitted else torch.empty(0, dtype=torch.float64)

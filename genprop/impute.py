@@ -76,7 +76,7 @@ def _part(model: Model, batch: Batch, draws: int, samples: int, mean: bool) -> I
     kept = {name: _picked(path, chosen) for name, path in paths.items()}
     below = _absent_filled(model, batch, kept, mean)
     x = {name: _completed(model, batch, name, path, below, mean) for name, path in kept.items()}
-    khat = pareto_khat(log_w.T.double().cpu().numpy())
+    khat = pareto_khat(log_w.T.cpu().double().numpy())
     return Imputation(x, 1 / weights.square().sum(0), torch.as_tensor(khat))
 
 
@@ -94,7 +94,7 @@ def _absent_filled(
     if seen is None:
         return None
     code = joint_code(kept)
-    return model.decode(model.prior.condition(code, seen.expand_as(code)).sample(), mean)
+    return model.decode(model.prior.condition(code, seen).sample(), mean)
 
 
 def _completed(

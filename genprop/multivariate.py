@@ -1,6 +1,6 @@
 """The Gaussian with a full covariance, and its conditional for any pattern of seen elements."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -51,10 +51,8 @@ class JointNormal(Distribution):
         away = value - self.loc
         if seen is None:
             return _log_density(away, self.scale_tril, away.shape[-1])
-        away = torch.where(seen, away, 0)
-        return _log_density(
-            away, torch.linalg.cholesky(self._seen_block(seen)), seen.to(away).sum(-1)
-        )
+        tril = _by_pattern(seen, lambda patterns: torch.linalg.cholesky(self._seen_block(patterns)))
+        return _log_density(torch.where(seen, away, 0), tril, seen.to(away).sum(-1))
 
     def denoise(self, y: Elements, scale: Scale) -> Elements:
         """The posterior mean E[x | x + scale·ε = y], ε ~ N(0, I)."""
@@ -73,6 +71,12 @@ class JointNormal(Distribution):
         both = seen[..., :, None] & seen[..., None, :]
         return torch.where(both, self.covariance, torch.diag_embed((~seen).to(self.loc.dtype)))
 
+    def _gain(self, seen: Seen) -> Tensor:
+        """What the misfit of the seen elements adds to the mean of each element."""
+        across = torch.where(seen[..., None, :], self.covariance, 0)
+        gain: Tensor = torch.linalg.solve(self._seen_block(seen), across.mT).mT
+        return gain
+
 
 class JointNormalGiven(Distribution):
     """P(unseen | seen) of a joint Gaussian; the seen elements are held at their values.
@@ -86,11 +90,10 @@ class JointNormalGiven(Distribution):
     arg_constraints = {}
 
     def __init__(self, law: JointNormal, x: Elements, seen: Seen) -> None:
-        x, seen = torch.broadcast_tensors(x, seen)
-        self.law, self.x, self.seen = law, x, seen
-        across = torch.where(seen[..., None, :], law.covariance, 0)
-        self.gain = torch.linalg.solve(law._seen_block(seen), across.mT).mT
-        super().__init__(x.shape[:-1], x.shape[-1:], validate_args=False)
+        self.law, self.seen = law, seen
+        self.x = x.expand(torch.broadcast_shapes(x.shape, seen.shape))
+        self.gain = _by_pattern(seen, law._gain)
+        super().__init__(self.x.shape[:-1], self.x.shape[-1:], validate_args=False)
 
     @property
     def mean(self) -> Tensor:
@@ -108,18 +111,22 @@ class JointNormalGiven(Distribution):
 
     def _moved(self, joint: Tensor) -> Tensor:
         misfit = torch.where(self.seen, self.x - joint, 0)
-        return torch.where(self.seen, self.x, joint + (self.gain @ misfit[..., None])[..., 0])
+        moved = joint + torch.einsum("...ij,...j->...i", self.gain, misfit)
+        return torch.where(self.seen, self.x, moved)
+
+
+def _by_pattern(seen: Tensor, matrices: Callable[[Tensor], Tensor]) -> Tensor:
+    """A matrix for each row's mask, computed once for every pattern that occurs."""
+    patterns, which = torch.unique(seen.reshape(-1, seen.shape[-1]), dim=0, return_inverse=True)
+    return matrices(patterns)[which].reshape(*seen.shape[:-1], *[seen.shape[-1]] * 2)
 
 
 def _log_density(away: Tensor, tril: Tensor, elements: int | Tensor) -> Tensor:
-    squares: Tensor
-    if tril.ndim == 2:
-        # one factor for all rows: they are the columns of a single solve
-        columns = away.reshape(-1, away.shape[-1]).mT
-        standard = torch.linalg.solve_triangular(tril, columns, upper=False)
-        squares = standard.square().sum(0).reshape(away.shape[:-1])
-    else:
-        standard = torch.linalg.solve_triangular(tril, away[..., None], upper=False)
-        squares = standard.square().sum((-2, -1))
+    """Log N(away; 0, L Lᵀ), where leading dimensions that L lacks are columns of one solve."""
+    extra = away.ndim + 1 - tril.ndim
+    columns = away.reshape(-1, *away.shape[extra:]).movedim(0, -1)
+    standard = torch.linalg.solve_triangular(tril, columns, upper=False)
+    squares = standard.square().sum(-2).movedim(-1, 0)
     log_det: Tensor = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return -0.5 * squares - log_det - elements * HALF_LOG_2PI
+    misfit: Tensor = -0.5 * squares.reshape(away.shape[:-1])
+    return misfit - log_det - elements * HALF_LOG_2PI

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import safetensors.torch
@@ -25,7 +25,8 @@ from genprop.rules.rule import Rule
 FORMAT, VERSION = "genprop", 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 NEW_CONFIG, NEW_WEIGHTS = "config.json.new", "model.safetensors.new"
-KEYS = ("format", "version", "genprop", "sha256", "content")
+KEYS = ("format", "version", "genprop", "weights_sha256", "content_sha256", "content")
+NOT_FINITE = ({"float": "nan"}, {"float": "inf"}, {"float": "-inf"})
 
 Directory = str | os.PathLike[str]
 
@@ -53,16 +54,12 @@ def load_model(
     modules: Mapping[str, object] | None = None,
     device: torch.device | str = "cpu",
 ) -> Model:
-    """Reads a model, its dtype kept.
+    """Reads a model, its dtype kept; raises what ``load``, ``rebuild`` and ``fill`` raise.
 
     Args:
         directory: where from.
         modules: as for ``rebuild``; they take on the saved weights.
         device: where the model goes.
-
-    Raises:
-        FileNotFoundError: the directory or a file in it is missing.
-        ValueError: what is there is damaged, foreign, or needs ``modules``.
     """
     config, tensors = load(directory)
     model = rebuild(config.get("model"), modules)
@@ -93,34 +90,21 @@ def describe(thing: object) -> Any:
 
 
 def rebuild(description: Any, modules: Mapping[str, object] | None = None) -> Any:
-    """The thing that was described, its weights new; only classes of genprop are called.
-
-    The random state stays as it is.
+    """The thing described, its weights new; calls genprop's classes only, and no generator moves.
 
     Args:
         description: from ``describe``.
-        modules: objects to take in place of a description, by where it stands, as
+        modules: objects to take in place of what is described, by where it stands, as
             ``"stacks.x.layers.0.encoder.net"``; needed for all that is not genprop's.
 
     Raises:
-        ValueError: a foreign object is not given, a given one has no place, or the description
-            makes no sense.
+        ValueError: a foreign object is not given, or the description makes no sense.
 
     >>> rebuild({"class": "genprop.conditional.Bernoulli", "args": {"elements": 3}}).elements
     3
     """
-    builder = _Builder(modules or {})
-    try:
-        with torch.random.fork_rng(devices=[]):
-            made = builder.build(description, "")
-    except RecursionError as error:
-        raise ValueError("the description is nested too deeply to be a model's") from error
-    unknown = builder.given.keys() - builder.built.keys()
-    if unknown:
-        raise ValueError(
-            f"modules holds {', '.join(sorted(unknown))}, but the model has no such place"
-        )
-    return made
+    with torch.random.fork_rng(devices=[]):
+        return _rebuilt(description, "", dict(modules or {}))
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -148,9 +132,8 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def save(directory: Directory, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Writes ``config.json`` and ``model.safetensors``, whole or not at all.
 
-    A directory that does not exist appears once it is complete; in one that does, these two files
-    are replaced and others stay. ``config.json`` is strict JSON, in which a number that is not
-    finite is ``{"float": "nan"}`` (or ``"inf"``, ``"-inf"``).
+    A new directory appears once it is complete; in an old one other files stay. ``config.json`` is
+    strict JSON: NaN, inf and -inf stand, and are read, as ``{"float": "nan"}`` and the like.
 
     Args:
         directory: made, with its parents, if it is not there.
@@ -169,14 +152,12 @@ def save(directory: Directory, config: Mapping[str, Any], tensors: Mapping[str, 
     ({'best': inf}, {'ones': tensor([1., 1.])})
     """
     weights, content = _serialised(tensors), _encoded(config, "")
-    checks = {"content": _json_digest(content), "weights": _digest(weights)}
-    header = dict(zip(KEYS, (FORMAT, VERSION, _own_version(), checks, content), strict=True))
+    checks = (_digest(weights), _digest(json.dumps(content).encode()))
+    header = dict(zip(KEYS, (FORMAT, VERSION, _own_version(), *checks, content), strict=True))
     text = json.dumps(header, indent=2, allow_nan=False).encode() + b"\n"
     folder = Path(os.path.realpath(directory))
-    if folder.exists():
-        _replace(folder, text, weights)
-    else:
-        _create(folder, text, weights)
+    write = _replace if folder.exists() else _create
+    write(folder, text, weights)
 
 
 def load(directory: Directory) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -190,11 +171,7 @@ def load(directory: Directory) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"a saved model is a directory, but there is none at {folder}")
     header = _read_header(folder / CONFIG)
-    with _parsing(folder / CONFIG):
-        content, digest = _decoded(header["content"]), _json_digest(header["content"])
-    if digest != header["sha256"]["content"]:
-        raise ValueError(f"{folder / CONFIG} is damaged: it was changed after it was written")
-    return content, _read_weights(folder, header["sha256"]["weights"])
+    return header["content"], _read_weights(folder, header["weights_sha256"])
 
 
 def _described(thing: Any, place: str, known: dict[int, str]) -> Any:
@@ -205,9 +182,7 @@ def _described(thing: Any, place: str, known: dict[int, str]) -> Any:
         parts = [_described(part, _at(place, i), known) for i, part in enumerate(thing)]
         return {"tuple": parts} if isinstance(thing, tuple) else parts
     if isinstance(thing, Mapping) or type(thing) is nn.ModuleDict:
-        return {
-            "dict": {k: _described(thing[k], _at(place, k), known) for k in _texts(thing, place)}
-        }
+        return {"dict": {k: _described(v, _at(place, k), known) for k, v in thing.items()}}
     if isinstance(thing, nn.Module) and known.setdefault(id(thing), place) != place:
         return {"same": known[id(thing)]}
     name = f"{type(thing).__module__}.{type(thing).__qualname__}"
@@ -217,7 +192,7 @@ def _described(thing: Any, place: str, known: dict[int, str]) -> Any:
     if isinstance(thing, (nn.Module, Rule)):
         return {"class": name, "foreign": True}
     raise TypeError(
-        f"{place or 'what is to be saved'} is a {name}; only plain values, modules and rules can be"
+        f"{place or 'this'} is a {name}; only plain values, modules, rules can be saved"
     )
 
 
@@ -227,59 +202,45 @@ def _arguments(thing: object) -> dict[str, Any]:
     names = [] if plain else list(inspect.signature(type(thing)).parameters)
     lost = [name for name in names if not hasattr(thing, name)]
     if lost:
-        raise TypeError(
-            f"a {type(thing).__name__} cannot be saved, for it does not keep its argument {lost[0]} "
-            f"under an attribute of that name"
-        )
+        raise TypeError(f"a {type(thing).__name__} cannot be saved: it does not keep its {lost[0]}")
     return {name: getattr(thing, name) for name in names}
 
 
-class _Builder:
-    """Makes objects from descriptions; keeps what it made by the place where it stands."""
+def _rebuilt(description: Any, place: str, known: dict[str, object]) -> Any:
+    if place in known:
+        return known[place]
+    match description:
+        case list(parts):
+            return [_rebuilt(part, _at(place, i), known) for i, part in enumerate(parts)]
+        case {"tuple": list(parts)}:
+            return tuple(_rebuilt(parts, place, known))
+        case {"dict": dict(parts)}:
+            return {key: _rebuilt(part, _at(place, key), known) for key, part in parts.items()}
+        case {"same": str(first)} if first in known:
+            return known[first]
+        case {"class": str(name), "args": dict(args)}:
+            values = {key: _rebuilt(part, _at(place, key), known) for key, part in args.items()}
+            return known.setdefault(place, _made(_own_class(name, place), values, place))
+        case {"class": str(name)}:
+            _refuse(name, place)
+        case dict():
+            raise ValueError(f"the model holds at {place or 'its top'} what describes nothing")
+    return description
 
-    def __init__(self, given: Mapping[str, object]) -> None:
-        self.given, self.built = dict(given), dict[str, object]()
 
-    def build(self, description: Any, place: str) -> Any:
-        if place in self.given:
-            self.built[place] = self.given[place]
-            return self.given[place]
-        if isinstance(description, list):
-            return [self.build(part, _at(place, i)) for i, part in enumerate(description)]
-        return self._tagged(description, place) if isinstance(description, dict) else description
-
-    def _tagged(self, description: dict[str, Any], place: str) -> Any:
-        match description:
-            case {"tuple": list(parts), **rest} if not rest:
-                return tuple(self.build(parts, place))
-            case {"dict": dict(parts), **rest} if not rest:
-                return self._named(parts, place)
-            case {"same": str(first), **rest} if not rest and first in self.built:
-                return self.built[first]
-            case {"class": str(name), "args": dict(args), **rest} if not rest:
-                self.built[place] = self._made(name, args, place)
-                return self.built[place]
-            case {"class": str(name), "foreign": True, **rest} if not rest:
-                raise ValueError(_refusal(name, place))
-        raise ValueError(f"the model holds at {place or 'its top'} what describes nothing")
-
-    def _named(self, parts: dict[str, Any], place: str) -> dict[str, Any]:
-        return {key: self.build(part, _at(place, key)) for key, part in parts.items()}
-
-    def _made(self, name: str, args: dict[str, Any], place: str) -> object:
-        kind, values = _own_class(name, place), self._named(args, place)
-        try:
-            return kind(**values)
-        except Exception as error:  # given anything, a constructor may raise anything
-            raise ValueError(
-                f"the {name} at {place or 'the top'} cannot be made: {error}"
-            ) from error
+def _made(kind: type, values: dict[str, Any], place: str) -> object:
+    try:
+        return kind(**values)
+    except Exception as error:  # given anything, a constructor may raise anything
+        raise ValueError(
+            f"{kind.__name__} at {place or 'the top'} cannot be made: {error}"
+        ) from error
 
 
 def _own_class(name: str, place: str) -> type:
     """The class of that name if it is genprop's; nothing else is even imported."""
     if not _is_own(name):
-        raise ValueError(_refusal(name, place))
+        _refuse(name, place)
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute, None)
@@ -297,8 +258,8 @@ def _is_own(name: str) -> bool:
     return package == "genprop" and len(parts) > 1 and plain
 
 
-def _refusal(name: str, place: str) -> str:
-    return (
+def _refuse(name: str, place: str) -> NoReturn:
+    raise ValueError(
         f"the model holds {name} at {place}, which genprop does not load by itself; pass it: "
         f"load(directory, modules={{{place!r}: {name.rpartition('.')[2]}(...)}})"
     )
@@ -306,14 +267,6 @@ def _refusal(name: str, place: str) -> str:
 
 def _at(place: str, key: str | int) -> str:
     return f"{place}.{key}" if place else str(key)
-
-
-def _texts(mapping: Any, place: str) -> list[str]:
-    """The mapping's keys."""
-    wrong = [key for key in mapping if not isinstance(key, str)]
-    if wrong:
-        raise TypeError(f"{place or 'what is to be saved'} has the key {wrong[0]!r}, not a text")
-    return list(mapping)
 
 
 def _encoded(value: Any, place: str) -> Any:
@@ -324,27 +277,22 @@ def _encoded(value: Any, place: str) -> Any:
         return value
     if isinstance(value, (list, tuple)):
         return [_encoded(part, _at(place, i)) for i, part in enumerate(value)]
-    if isinstance(value, Mapping):
-        return {key: _encoded(value[key], _at(place, key)) for key in _texts(value, place)}
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _encoded(part, _at(place, key)) for key, part in value.items()}
     raise TypeError(
-        f"{place} is a {type(value).__name__}, which JSON cannot hold; describe it first"
+        f"{place or 'this'} is {value!r:.40}; only JSON with texts as keys can be saved"
     )
 
 
-def _decoded(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_decoded(part) for part in value]
-    if value in ({"float": "nan"}, {"float": "inf"}, {"float": "-inf"}):
-        return float(value["float"])
-    return {k: _decoded(part) for k, part in value.items()} if isinstance(value, dict) else value
+def _number(parsed: dict[str, Any]) -> Any:
+    return float(parsed["float"]) if parsed in NOT_FINITE else parsed
 
 
 def _serialised(tensors: Mapping[str, Tensor]) -> bytes:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} is a {type(tensor).__name__}; only tensors can be weights")
-    layout = torch.contiguous_format
-    own = {n: t.detach().cpu().clone(memory_format=layout) for n, t in tensors.items()}
+    own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     return safetensors.torch.save(own, metadata={"format": "pt"})
 
 
@@ -387,7 +335,7 @@ def _settle(folder: Path) -> None:
     if not (folder / CONFIG).exists() and not (folder / WEIGHTS).exists():
         return
     try:
-        digest = _read_header(folder / CONFIG)["sha256"]["weights"]
+        digest = _read_header(folder / CONFIG)["weights_sha256"]
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"{error}; nothing is overwritten, save to another directory") from error
     new = folder / NEW_WEIGHTS
@@ -396,14 +344,10 @@ def _settle(folder: Path) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    try:
-        with path.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _read_header(path: Path) -> dict[str, Any]:
@@ -411,7 +355,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path.parent} holds no saved model: it has no {path.name}")
     data = path.read_bytes()
     with _parsing(path):
-        header = json.loads(data)
+        header = json.loads(data, object_hook=_number)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{path} was not written by genprop")
     version = header.get("version")
@@ -419,11 +363,12 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} was written by a newer genprop (version {version}); install a newer one"
         )
-    match header:
-        case {"version": 1, "content": dict(), "sha256": {"content": str(), "weights": str()}}:
-            if set(header) == set(KEYS):
-                return header
-    raise ValueError(f"{path} is damaged: it is not laid out as version {VERSION} of the format")
+    with _parsing(path):
+        digest = _digest(json.dumps(_encoded(header.get("content"), "")).encode())
+    whole = set(header) == set(KEYS) and isinstance(header["content"], dict)
+    if version != VERSION or not whole or header["content_sha256"] != digest:
+        raise ValueError(f"{path} is damaged: it was changed after it was written")
+    return header
 
 
 def _read_weights(folder: Path, digest: str) -> dict[str, Tensor]:
@@ -450,12 +395,6 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _json_digest(content: Any) -> str:
-    return _digest(json.dumps(content, allow_nan=False).encode())
-
-
 def _own_version() -> str:
-    try:
-        return importlib.metadata.version("genprop")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    found = importlib.metadata.distributions(name="genprop")
+    return next((each.version for each in found), "not installed")

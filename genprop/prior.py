@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from torch import nn
 from torch.distributions import Distribution
 
-from genprop.distributions import Scale
+from genprop.distributions import Product, Scale
+from genprop.multivariate import JointNormal
 from genprop.shapes import Elements, PerRow, Seen
+
+Law = Product | JointNormal
 
 
 class Prior(nn.Module, ABC):
@@ -55,3 +58,27 @@ class DensityPrior(Prior, ABC):
     @abstractmethod
     def log_prob(self, h: Elements, seen: Seen | None = None) -> PerRow:
         """Log P(h_seen) in nats; without a mask all of h counts."""
+
+
+class LawPrior(DensityPrior, ABC):
+    """A density prior whose law is a distribution that knows its own conditionals."""
+
+    @property
+    @abstractmethod
+    def law(self) -> Law:
+        """P(h) as a distribution."""
+
+    def sample(self, shape: Sequence[int]) -> Elements:
+        return self.law.sample(shape)
+
+    def log_prob(self, h: Elements, seen: Seen | None = None) -> PerRow:
+        return self.law.log_prob(h, seen)
+
+    def loss(self, h: Elements, seen: Seen | None = None) -> PerRow:
+        return -self.log_prob(h, seen)
+
+    def reconstruct(self, h: Elements, scale: Scale) -> Elements:
+        return self.law.denoise(h, scale)
+
+    def condition(self, h: Elements, seen: Seen) -> Distribution:
+        return self.law.given(h, seen)

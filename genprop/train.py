@@ -167,6 +167,7 @@ class _Run:
 
     def restore_best(self) -> None:
         """Puts the best weights back, where a validation bound told which they are."""
+        self.model.eval()
         if self.best.weights:
             self.model.load_state_dict(self.best.weights)
 
@@ -201,7 +202,7 @@ class _Run:
             account = self._update(index, (len(self.history) + number / len(batches)))
             keys = list(account)
             values += account.values()
-        table = torch.stack(values).view(len(batches), len(keys)).double().cpu()
+        table = torch.stack(values).view(len(batches), len(keys)).cpu().double()
         trouble = _trouble(table, keys, len(self.history) + 1) or _broken(self.model)
         sizes = torch.tensor([len(b) for b in batches], dtype=torch.float64)
         means = dict(zip(keys, ((sizes @ table) / sizes.sum()).tolist(), strict=True))
@@ -226,7 +227,7 @@ class _Run:
         return account
 
     def _backward(self, term: Term) -> None:
-        if term.parts:
+        if term.parts and term.value.requires_grad:
             self.fabric.backward(term.value)
 
     def _clip(self) -> None:
@@ -270,21 +271,24 @@ def mean_bound(model: Model, batch: Batch, samples: int, rows_at_once: int = 512
     for start in range(0, batch.rows, rows_at_once):
         part = batch.take(slice(start, start + rows_at_once))
         log_w = model.log_weights(model.encode(part, samples), part)
-        total += (log_w.logsumexp(0) - math.log(samples)).double().sum().item()
+        total += (log_w.logsumexp(0) - math.log(samples)).cpu().double().sum().item()
     return total / batch.rows
 
 
 def start_fabric(device: str, precision: str = "32") -> "Fabric":
     """Lightning Fabric on one device; it is imported here because it takes long to load."""
     from lightning_fabric import Fabric
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     kind, _, number = device.partition(":")
-    fabric = Fabric(
-        accelerator=kind,
-        devices=[int(number)] if number else 1,
-        precision=PRECISIONS[precision],  # type: ignore[arg-type]
-    )
-    return fabric
+    try:
+        return Fabric(
+            accelerator=kind,
+            devices=[int(number)] if number else 1,
+            precision=PRECISIONS[precision],  # type: ignore[arg-type]
+        )
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        raise ValueError(f"there is no device {device!r} on this machine; use 'auto'") from error
 
 
 def _check(how: Trainer) -> None:

@@ -1,18 +1,15 @@
 """The factorial prior."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
-from torch.distributions import Distribution
 
 from genprop.conditional import Family
-from genprop.distributions import Discrete, Product, Scale
-from genprop.prior import DensityPrior
-from genprop.shapes import Elements, PerRow, Seen
+from genprop.distributions import Discrete, Product
+from genprop.prior import LawPrior
+from genprop.shapes import Elements
 
 
-class FactorialPrior(DensityPrior):
+class FactorialPrior(LawPrior):
     """P(h) = ∏_j P_j(h_j) with units of any family, their parameters learned.
 
     Args:
@@ -35,21 +32,6 @@ class FactorialPrior(DensityPrior):
         """The product as a distribution."""
         law: Product = self.family(self.outputs)
         return law
-
-    def sample(self, shape: Sequence[int]) -> Elements:
-        return self.law.sample(shape)
-
-    def log_prob(self, h: Elements, seen: Seen | None = None) -> PerRow:
-        return self.law.log_prob(h, seen)
-
-    def loss(self, h: Elements, seen: Seen | None = None) -> PerRow:
-        return -self.log_prob(h, seen)
-
-    def reconstruct(self, h: Elements, scale: Scale) -> Elements:
-        return self.law.denoise(h, scale)
-
-    def condition(self, h: Elements, seen: Seen) -> Distribution:
-        return self.law.given(h, seen)
 
     def refit(self, codes: Elements) -> None:
         """Maximum likelihood by L-BFGS; a weak pull to zero keeps constant units finite."""

@@ -1,21 +1,18 @@
 """The Gaussian prior."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from genprop.conditional import bounded_scale, unbounded_scale
-from genprop.distributions import IndependentNormal, Scale
+from genprop.distributions import IndependentNormal
 from genprop.multivariate import JointNormal
-from genprop.prior import DensityPrior
-from genprop.shapes import Elements, PerRow, Seen
+from genprop.prior import LawPrior
+from genprop.shapes import Elements
 
 COVARIANCES = ("standard", "diagonal", "full")
 
 
-class GaussianPrior(DensityPrior):
+class GaussianPrior(LawPrior):
     """h ~ N(μ, Σ).
 
     With several modalities only ``"full"`` lets the codes of one tell about those of another.
@@ -60,21 +57,6 @@ class GaussianPrior(DensityPrior):
         if self.below is None:
             return IndependentNormal(self.loc, scale)
         return JointNormal(self.loc, self.below.tril(-1) + torch.diag(scale))
-
-    def sample(self, shape: Sequence[int]) -> Elements:
-        return self.law.sample(shape)
-
-    def log_prob(self, h: Elements, seen: Seen | None = None) -> PerRow:
-        return self.law.log_prob(h, seen)
-
-    def loss(self, h: Elements, seen: Seen | None = None) -> PerRow:
-        return -self.log_prob(h, seen)
-
-    def reconstruct(self, h: Elements, scale: Scale) -> Elements:
-        return self.law.denoise(h, scale)
-
-    def condition(self, h: Elements, seen: Seen) -> Distribution:
-        return self.law.given(h, seen)
 
     @torch.no_grad()
     def refit(self, codes: Elements) -> None:

@@ -3,8 +3,8 @@
 All numbers are double, so that what is equal on paper is equal to ten digits.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import product
+from collections.abc import Callable, Iterator
+from itertools import pairwise, product
 from typing import TypeVar
 
 import torch
@@ -127,7 +127,7 @@ def priors() -> dict[str, Callable[[], Prior]]:
         "full": lambda: perturbed(GaussianPrior(2, "full")),
         "factorial-gaussian": lambda: perturbed(FactorialPrior(Gaussian(2))),
         "factorial-gaussian-net": lambda: perturbed(FactorialPrior(Gaussian(2, scale="net"))),
-        "factorial-logistic": lambda: perturbed(FactorialPrior(Logistic(2))),
+        "factorial-logistic": lambda: perturbed(FactorialPrior(Logistic(2)), 0.2),
         "factorial-bernoulli": lambda: perturbed(FactorialPrior(Bernoulli(4))),
         "factorial-categorical": lambda: perturbed(FactorialPrior(Categorical((2, 3)))),
     }
@@ -225,9 +225,9 @@ def fits(rule: Rule, model: Model) -> bool:
     return True
 
 
-def trainings() -> Iterator[tuple[str, str]]:
-    """The names of all models with those of the rules that can train them."""
-    for model, rule in product(models(), rules()):
+def trainings(*names: str) -> Iterator[tuple[str, str]]:
+    """The names of all models (or of these) with those of the rules that can train them."""
+    for model, rule in product(names or models(), rules()):
         if fits(rules()[rule](), models()[model]()):
             yield model, rule
 
@@ -267,13 +267,17 @@ def gradients(model: Model, batch: Batch, rule: Rule, seed: int = SEED) -> dict[
     torch.manual_seed(seed)
     model.zero_grad()
     for term in rule(model, batch):
-        if term.parts:
+        if term.parts and term.value.requires_grad:
             term.value.backward()
-    return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named(model)}
+    return told(model)
 
 
-def named(model: Model) -> Iterable[tuple[str, nn.Parameter]]:
-    return model.named_parameters()
+def told(model: Model) -> dict[str, Tensor]:
+    """The gradient of every parameter, zero where it got none."""
+    return {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+        for name, p in model.named_parameters()
+    }
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], only: str = "") -> None:
@@ -288,35 +292,62 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], only: str = "") -> N
 def linear_gaussian(
     sizes: tuple[int, ...] = (3, 2, 2), scale: str | float = "learned", prior: str = "full"
 ) -> Model:
-    """Affine nets and Gaussian families throughout: everything is known in closed form."""
+    """Affine nets and Gaussian families throughout: everything is known in closed form.
+
+    Encoders have the mean of P(h_l | h_{l-1}) and, independent, scales 1.3 times as wide.
+    """
     layers = []
-    for low, high in zip(sizes, sizes[1:], strict=False):
+    for low, high in pairwise(sizes):
         up, down = Gaussian(high, scale="net"), Gaussian(low, scale)
         encoder = Conditional(MLP(low, up.outputs, units=(), masked=low == sizes[0]), up)
         layers.append(Layer(encoder, Conditional(MLP(high, low, units=()), down)))
-    return perturbed(Model(Stack(layers), GaussianPrior(sizes[-1], prior)), 0.2)
+    model = perturbed(Model(Stack(layers), GaussianPrior(sizes[-1], prior)), 0.2)
+    for level, layer in enumerate(layers, start=1):
+        invert(layer, exact_marginal(model, level), width=1.3)
+    return model
 
 
 def affine(conditional: Conditional) -> tuple[Tensor, Tensor, Tensor]:
     """A, b and σ of a linear-Gaussian conditional N(A h + b, σ²)."""
-    net = conditional.net
-    assert isinstance(net, MLP)
-    law = conditional.family(net.first.bias)
+    law = conditional.family(conditional.net.first.bias)
     assert isinstance(law, IndependentNormal)
-    return net.first.weight, net.first.bias, law.scale
+    return conditional.net.first.weight, law.loc, law.scale
+
+
+def only_stack(model: Model) -> Stack:
+    """The stack of a model of one modality."""
+    ((_, layers),) = model.named_stacks()
+    return layers
 
 
 def exact_marginal(model: Model, level: int = 0) -> MultivariateNormal:
     """P(h_level) of a linear-Gaussian model of one modality, by algebra."""
-    law = model.prior.law
+    law, layers = model.prior.law, only_stack(model)
     mean = law.mean
     covariance = law.covariance if hasattr(law, "covariance") else torch.diag(law.variance)
-    ((_, layers),) = model.named_stacks()
     for at in reversed(range(level, len(layers.layers))):
         A, b, scale = affine(layers[at].decoder)
         mean = A @ mean + b
         covariance = A @ covariance @ A.mT + torch.diag(scale**2)
     return MultivariateNormal(mean, covariance)
+
+
+@torch.no_grad()
+def invert(layer: Layer, above: MultivariateNormal, width: float = 1.0) -> None:
+    """Sets an affine encoder to P(h_l | h_{l-1}) under the law of h_l, its covariance diagonal.
+
+    What is missing is taken to be at its mean.
+    """
+    A, b, scale = affine(layer.decoder)
+    precision = above.precision_matrix + A.mT @ torch.diag(scale**-2) @ A
+    gain = torch.linalg.solve(precision, A.mT / scale**2)
+    offset = torch.linalg.solve(precision, above.precision_matrix @ above.mean) - gain @ b
+    scales = width * torch.linalg.inv(precision).diagonal().sqrt()
+    net = layer.encoder.net
+    net.first.weight.copy_(torch.cat([gain, torch.zeros_like(gain)]))
+    net.first.bias.copy_(torch.cat([offset, unbounded_scale(scales)]))
+    if net.missing is not None:
+        net.missing.weight.copy_(net.first.weight * (A @ above.mean + b))
 
 
 def with_exact_upper_encoders(depth: int) -> Model:
@@ -325,21 +356,9 @@ def with_exact_upper_encoders(depth: int) -> Model:
     Upper decoders are diagonal and so is the prior, so that these posteriors factorise.
     """
     model = linear_gaussian((3, *[2] * depth), prior="diagonal")
-    ((_, layers),) = model.named_stacks()
-    with torch.no_grad():
-        for level in reversed(range(1, depth)):
+    layers = only_stack(model)
+    for level in reversed(range(1, depth)):
+        with torch.no_grad():
             layers[level].decoder.net.first.weight.copy_(torch.diag(widths(2)))
-            _invert(layers[level], exact_marginal(model, level + 1))
+        invert(layers[level], exact_marginal(model, level + 1))
     return model
-
-
-def _invert(layer: Layer, above: MultivariateNormal) -> None:
-    """Sets the encoder to the posterior of a diagonal decoder under the law of what is above."""
-    A, b, scale = affine(layer.decoder)
-    gain, prior_variance = A.diagonal(), above.covariance_matrix.diagonal()
-    variance = 1 / (1 / prior_variance + gain**2 / scale**2)
-    weight = torch.diag(variance * gain / scale**2)
-    first = layer.encoder.net.first
-    first.weight.copy_(torch.cat([weight, torch.zeros_like(weight)]))
-    bias = variance * (above.mean / prior_variance - gain * b / scale**2)
-    first.bias.copy_(torch.cat([bias, unbounded_scale(variance.sqrt())]))

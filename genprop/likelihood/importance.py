@@ -62,7 +62,7 @@ def _log_weights(
 ) -> NDArray[np.float64]:
     paths = model.encode(batch, draws)
     log_w = model.log_weights(paths, batch, density.log_prob)
-    weights: NDArray[np.float64] = log_w.T.double().cpu().numpy()
+    weights: NDArray[np.float64] = log_w.T.cpu().double().numpy()
     return weights
 
 

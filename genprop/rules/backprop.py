@@ -93,7 +93,7 @@ class Backprop(Rule):
         if self.bound == "iwae":
             return negative_bound(log_w)
         weights = log_w.detach().softmax(0)
-        for draw in own:
+        for draw in (draw for draw in own if draw.requires_grad):
             # decoders see w; encoders, through their own copy of the draw, w²
             draw.register_hook(lambda gradient: gradient * weights[..., None])
         return -mean_over_rows(log_w, weights)

@@ -187,7 +187,8 @@ def _add_layer(
 
 def _scale_gradient(h: Tensor, weights: Tensor) -> None:
     """Multiplies what comes back to h by w, so that the encoder sees w² where others see w."""
-    h.register_hook(lambda gradient: gradient * weights[..., None])
+    if h.requires_grad:
+        h.register_hook(lambda gradient: gradient * weights[..., None])
 
 
 def _targets(
@@ -225,7 +226,9 @@ def _improved_codes(model: Model, batch: Batch, tops: _Tops) -> dict[str, Tensor
     code, seen = tops.code(constant=True), model.code_seen(batch)
     if seen is not None:
         code = model.prior.condition(code, seen).sample()
-    spreads = {n: p.q.stddev.expand_as(p.h) for n, p in tops.passages.items()}
+    # a code that is the data itself was seen without noise
+    spreads = {n: torch.zeros_like(x).expand(tops.samples, *x.shape) for n, x in batch.x.items()}
+    spreads |= {n: p.q.stddev.expand_as(p.h) for n, p in tops.passages.items()}
     noise = codes(model, batch, spreads, tops.samples)
     better = model.prior.reconstruct(code, noise).split(list(model.sizes.values()), dim=-1)
     by_modality = dict(zip(model.stacks, better, strict=True))
