@@ -15,12 +15,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from genprop.build import build_model, build_rule
 from genprop.data import Batch
+from genprop.description import describe, rebuild
 from genprop.encoding import Encoding
 from genprop.impute import Imputation, resample
 from genprop.likelihood.estimate import Estimate
 from genprop.likelihood.importance import importance
 from genprop.model import Model, joint_code
-from genprop.persistence import describe, fill, load, rebuild, save
+from genprop.persistence import fill, load, save
 from genprop.prior import Prior
 from genprop.rules.rule import Rule
 from genprop.samplers.ancestral import ancestral

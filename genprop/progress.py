@@ -17,7 +17,7 @@ class Progress:
         self.epochs = epochs
         self.shown = verbose > 0 and sys.stderr.isatty()
         self.bar: Any = None
-        self.task: Any = None
+        self.display: Any = None
 
     def __enter__(self) -> "Progress":
         if self.shown:
@@ -30,29 +30,32 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        if self.display is not None:
+            self.display.stop()
 
     def show(self, row: dict[str, float]) -> None:
         """Tells an epoch's figures, in nats a row."""
-        if self.bar is not None:
-            self.bar.update(self.task, advance=1, figures=summary(row))
+        if self.display is not None:
+            self.bar.advance(self.bar.task_ids[0])
+            self.display.update(self._with_figures(summary(row)))
 
     def _start(self) -> None:
         from rich.console import Console
+        from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        self.bar = Bar(
-            TextColumn("fit"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[figures]}"),
-            console=Console(file=sys.stderr),
-        )
-        self.bar.start()
-        self.task = self.bar.add_task("fit", total=self.epochs, figures="")
+        parts = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+        self.bar = Bar(TextColumn("fit"), *parts)
+        self.bar.add_task("fit", total=self.epochs)
+        self.display = Live(self._with_figures(""), console=Console(file=sys.stderr))
+        self.display.start()
+
+    def _with_figures(self, figures: str) -> Any:
+        """The bar, and below it the figures: side by side they do not fit into 80 columns."""
+        from rich.console import Group
+
+        return Group(self.bar, figures)
 
 
 def summary(row: dict[str, float]) -> str:

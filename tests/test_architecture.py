@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-FACES = ("estimator", "diagnostics", "plots", "persistence", "files", "config")
+FACES = ("description", "estimator", "diagnostics", "plots", "persistence", "files", "config")
 # Lowest first: a module imports from the floors below its own.
 FLOORS = (
     ("shapes", "seeds"),

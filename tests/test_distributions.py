@@ -222,7 +222,7 @@ def test_denoise_is_the_posterior_mean_and_tweedies_formula(name: str, outlying:
     for scale in (0.2, 1.0, 4.0, zoo.widths(zoo.ROWS, law.event_shape[0])):
         y = law.sample() + scale * zoo.randn(zoo.ROWS, law.event_shape[0]) + outlying
         mean, slope = smoothed(law, y, scale)
-        tweedie = y + torch.as_tensor(scale) ** 2 * slope
+        tweedie = y + scale**2 * slope
         torch.testing.assert_close(mean, tweedie, atol=1e-6, rtol=0)
         torch.testing.assert_close(law.denoise(y, scale), mean, atol=1e-6, rtol=0)
 

@@ -25,9 +25,10 @@ import genprop.rules
 from genprop import persistence
 from genprop.conditional import Bernoulli, Conditional, Gaussian
 from genprop.data import Batch
+from genprop.description import describe, rebuild
 from genprop.model import Model
 from genprop.nets import MLP
-from genprop.persistence import describe, fill, load, load_model, rebuild, save, save_model
+from genprop.persistence import fill, load, load_model, save, save_model
 from genprop.priors.factorial import FactorialPrior
 from genprop.priors.gaussian import GaussianPrior
 from genprop.rules.rule import Rule

@@ -95,7 +95,7 @@ class Backprop(Rule):
         weights = log_w.detach().softmax(0)
         for draw in (draw for draw in own if draw.requires_grad):
             # decoders see w; encoders, through their own copy of the draw, w²
-            draw.register_hook(lambda gradient: gradient * weights[..., None])
+            draw.register_hook(lambda gradient: gradient * weights[..., None].to(gradient.dtype))
         return -mean_over_rows(log_w, weights)
 
 

@@ -188,7 +188,7 @@ def _add_layer(
 def _scale_gradient(h: Tensor, weights: Tensor) -> None:
     """Multiplies what comes back to h by w, so that the encoder sees w² where others see w."""
     if h.requires_grad:
-        h.register_hook(lambda gradient: gradient * weights[..., None])
+        h.register_hook(lambda gradient: gradient * weights[..., None].to(gradient.dtype))
 
 
 def _targets(

@@ -1,0 +1,1 @@
+"""Side by side: one script a question, run as ``python -m benchmarks.NAME``."""

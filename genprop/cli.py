@@ -1,0 +1,387 @@
+"""The command line: genprop demo, fit, sample, impute and evaluate."""
+
+import importlib
+import importlib.metadata
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from genprop.config import ARGUMENTS, MODEL, read_settings, read_toml
+from genprop.files import check_writable, json_text, read_data, write_data
+
+BAD_INPUT = 2
+TABLES = (".csv", ".csv.gz", ".parquet")
+MODEL_FILES = ("config.json", "model.safetensors")
+USAGE_ERRORS: Any = typer.BadParameter.__bases__  # UsageError, which typer does not export
+FAILURES = (OSError, ValueError, TypeError, FloatingPointError)
+
+app = typer.Typer(
+    help="Deep generative models of arrays, tables and images: fit, sample, impute, evaluate.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Runs a command and exits; bad input is one sentence on stderr, and status 2.
+
+    Args:
+        words: the command line, by default the process's own.
+    """
+    words = sys.argv[1:] if words is None else list(words)
+    with _warnings_as_sentences():
+        try:
+            status = app(words or ["--help"], prog_name="genprop", standalone_mode=False)
+        except USAGE_ERRORS as error:
+            status = _refused(error.format_message())
+        except FAILURES as error:
+            status = _refused(_sentence(error))
+    sys.exit(status or 0)
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"genprop {importlib.metadata.version('genprop')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_version),
+    ] = False,
+) -> None:
+    """Deep generative models of arrays, tables and images: fit, sample, impute, evaluate."""
+
+
+def _argument(name: str) -> Any:
+    """The option for an argument of GenProp; the default is only told: TOML has a say before it."""
+    argument = ARGUMENTS[name]
+    return typer.Option(
+        help=f"{argument.help} [dim]\\[default: {argument.default}][/dim]",
+        metavar=argument.kind.metavar or None,
+        rich_help_panel="Model" if name in MODEL else "Training",
+    )
+
+
+Data = Annotated[
+    Path,
+    typer.Argument(metavar="DATA", help="A .npy, .npz, .csv, .parquet or IDX file (.gz too)."),
+]
+Key = Annotated[str | None, typer.Option(metavar="NAME", help="The array meant in an .npz file.")]
+ModelFolder = Annotated[
+    Path, typer.Argument(metavar="MODELDIR", help="The folder that fit saved a model in.")
+]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="Seed, in place of the one the model was fitted with.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Text = str | None
+Switch = bool | None
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("genprop-demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of training and sampling.")] = 0,
+    json: Json = False,
+) -> None:
+    """Model handwritten digits: a table of likelihoods, and pictures, in about a minute."""
+    _check_folder(out)
+    results = _load("genprop.demo").run_demo(out, seed, None if json else Console())
+    if json:
+        typer.echo(json_text(results))
+
+
+@app.command()
+def fit(
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="MODELDIR", help="Folder to save the model in.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="TOML file of the options below, by their names."),
+    ] = None,
+    key: Key = None,
+    json: Json = False,
+    hidden: Annotated[Text, _argument("hidden")] = None,
+    visible: Annotated[Text, _argument("visible")] = None,
+    latent: Annotated[Text, _argument("latent")] = None,
+    prior: Annotated[Text, _argument("prior")] = None,
+    rule: Annotated[Text, _argument("rule")] = None,
+    samples: Annotated[Text, _argument("samples")] = None,
+    units: Annotated[Text, _argument("units")] = None,
+    activation: Annotated[Text, _argument("activation")] = None,
+    skip: Annotated[Switch, _argument("skip")] = None,
+    hide: Annotated[Text, _argument("hide")] = None,
+    epochs: Annotated[Text, _argument("epochs")] = None,
+    batch_size: Annotated[Text, _argument("batch_size")] = None,
+    lr: Annotated[Text, _argument("lr")] = None,
+    optimizer: Annotated[Text, _argument("optimizer")] = None,
+    schedule: Annotated[Text, _argument("schedule")] = None,
+    clip: Annotated[Text, _argument("clip")] = None,
+    validation: Annotated[Text, _argument("validation")] = None,
+    patience: Annotated[Text, _argument("patience")] = None,
+    device: Annotated[Text, _argument("device")] = None,
+    precision: Annotated[Text, _argument("precision")] = None,
+    compile: Annotated[Switch, _argument("compile")] = None,
+    random_state: Annotated[Text, _argument("random_state")] = None,
+    verbose: Annotated[Text, _argument("verbose")] = None,
+) -> None:
+    """Fit a model to data and save it. What is left out comes from the TOML file, if any."""
+    written = {name: value for name, value in locals().items() if name in ARGUMENTS}
+    settings = read_toml(config) if config else {}
+    settings |= read_settings(written, lambda name: f"--{name.replace('_', '-')}")
+    _check_model_folder(out)
+    X = read_data(data, key)
+    model = _load("genprop.estimator").GenProp(**settings).fit(X)
+    model.save(out)
+    summary = {"data": data, **_summary(model, X), "model": out}
+    _show(summary, _fitted_table(summary), json)
+
+
+@app.command()
+def sample(
+    model_folder: ModelFolder,
+    out: Annotated[Path, typer.Option(help="File to write: .npy, .npz, .csv or .parquet.")],
+    n: Annotated[int, typer.Option(min=1, help="How many; of each given row, if any.")] = 100,
+    seed: Seed = None,
+    given: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA", help="Rows with missing cells to complete, n times each."),
+    ] = None,
+    key: Key = None,
+) -> None:
+    """Draw rows from a model."""
+    check_writable(out)
+    rows = None if given is None else read_data(given, key)
+    drawn = _loaded(model_folder).sample(n, given=rows, random_state=seed)
+    write_data(out, _rows_named(drawn))
+    of_each = "" if given is None else f" of each row of {given}"
+    _say(f"Wrote {_counted(n, 'sample')}{of_each} to {out}")
+
+
+@app.command()
+def impute(
+    model_folder: ModelFolder,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="File to write: .npy, .npz, .csv or .parquet.")],
+    draws: Annotated[int, typer.Option(min=1, help="Completions of each row.")] = 5,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Paths from which each draw is resampled.")
+    ] = 200,
+    seed: Seed = None,
+    key: Key = None,
+) -> None:
+    """Complete rows: missing cells are drawn given the others, which stay as they are.
+
+    The draws come one after the other: as the first axis of an array, as blocks of a table.
+    """
+    check_writable(out)
+    X = read_data(data, key)
+    filled = _loaded(model_folder).impute(X, draws=draws, samples=samples, random_state=seed)
+    write_data(out, _rows_named(filled))
+    _say(f"Wrote {_counted(draws, 'completion')} of {data} to {out}")
+
+
+@app.command()
+def evaluate(
+    model_folder: ModelFolder,
+    data: Data,
+    samples: Annotated[int, typer.Option(min=1, help="Importance samples for each row.")] = 1000,
+    seed: Seed = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Table to write, one line a row: .csv or .parquet.")
+    ] = None,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """Estimate log P(x) of rows, with its error and how far it can be trusted."""
+    if out is not None:
+        check_writable(out, TABLES)
+    X = read_data(data, key)
+    estimate = _loaded(model_folder).log_likelihood(X, samples=samples, random_state=seed)
+    if out is not None:
+        table = estimate.to_pandas()
+        table.index = getattr(X, "index", table.index)
+        write_data(out, table)
+        _say(f"Wrote {_counted(estimate.rows, 'row')} to {out}")
+    scores = _scores(estimate)
+    _show(scores, _scores_table(scores), json)
+
+
+def _rows_named(drawn: Any) -> Any:
+    """A table keyed by draw and row, if it is one, with both names written above them."""
+    names: Any = getattr(getattr(drawn, "index", None), "names", ())
+    return drawn.rename_axis(["draw", names[1] or "row"]) if len(names) == 2 else drawn
+
+
+def _load(module: str) -> Any:
+    """A module that takes seconds to import, for which `--help` does not wait."""
+    return importlib.import_module(module)
+
+
+def _loaded(folder: Path) -> Any:
+    return _load("genprop.estimator").GenProp.load(folder)
+
+
+def _summary(model: Any, X: Any) -> dict[str, Any]:
+    """What was fitted, and how well, in plain values."""
+    history = model.history_
+    known = history["validation"].notna().any()
+    best = history.iloc[int(history["validation"].argmin()) if known else -1]
+    prior = model.model_.prior
+    return {
+        "rows": len(next(iter(X.values())) if isinstance(X, dict) else X),
+        "modalities": {name: _modality(model, name, X) for name in model.encodings_},
+        "prior": " ".join([type(prior).__name__, getattr(prior, "covariance", "")]).strip(),
+        "rule": model.rule,
+        "samples": model.samples,
+        "epochs": len(history),
+        "best_epoch": int(best["epoch"]),
+        "train": float(best["train"]),
+        "validation": float(best["validation"]),
+        "seconds": float(history["seconds"].sum()),
+    }
+
+
+def _modality(model: Any, name: str, X: Any) -> dict[str, Any]:
+    import pandas as pd
+
+    encoding, stack = model.encodings_[name], model.model_.stacks[name]
+    return {
+        "event": encoding.event,
+        "missing": np.mean(pd.isna(X[name] if isinstance(X, dict) else X)),
+        "family": encoding.family,
+        "layers": [stack.elements, *(layer.above for layer in stack.layers)],
+        "standardised": bool(encoding.scale),
+    }
+
+
+def _fitted_table(summary: Mapping[str, Any]) -> Table:
+    table = _table()
+    table.add_row("data", f"{summary['data']}: {summary['rows']:,} rows")
+    for name, part in summary["modalities"].items():
+        table.add_row("modality", f"{name}: {_described(part)}")
+    table.add_row("prior", summary["prior"])
+    table.add_row("rule", f"{summary['rule']}, {summary['samples']} samples a row")
+    table.add_row("epochs", f"{summary['epochs']}, the best was {summary['best_epoch']}")
+    table.add_row("bound", _bounds(summary))
+    table.add_row("saved in", str(summary["model"]))
+    return table
+
+
+def _described(part: Mapping[str, Any]) -> str:
+    shape = " by ".join(f"{size:,}" for size in part["event"])
+    columns = " columns" if len(part["event"]) == 1 else ""
+    layers = "-".join(str(size) for size in part["layers"])
+    missing = f"{part['missing']:.1%} missing"
+    return f"{shape}{columns}, {missing}, {part['family']}, layers {layers}"
+
+
+def _bounds(summary: Mapping[str, Any]) -> str:
+    held = "" if np.isnan(summary["validation"]) else f", {summary['validation']:.2f} validation"
+    scaled = any(part["standardised"] for part in summary["modalities"].values())
+    unit = "nats a row of standardised columns" if scaled else "nats a row"
+    return f"{summary['train']:.2f} training{held} (on -log P(x), {unit})"
+
+
+def _scores(estimate: Any) -> dict[str, Any]:
+    return {
+        "log_prob": estimate.mean,
+        "std_error": estimate.mean_std_error,
+        "rows": estimate.rows,
+        "median_ess": float(np.median(estimate.ess)),
+        "khat_above_0.7": estimate.unreliable,
+        "samples": estimate.samples,
+        "bound": estimate.bound,
+        "method": estimate.method,
+    }
+
+
+def _scores_table(scores: Mapping[str, Any]) -> Table:
+    table = _table()
+    mean, error = scores["log_prob"], scores["std_error"]
+    table.add_row("log P(x)", f"{mean:.2f} ± {error:.2f} nats a row, of {scores['rows']:,} rows")
+    table.add_row(
+        "estimate", f"{scores['bound']} bound by {scores['method']}, {scores['samples']:,} samples"
+    )
+    table.add_row("ESS", f"{scores['median_ess']:.0f} (median of the rows)")
+    table.add_row("k-hat", f"above 0.7 in {scores['khat_above_0.7']:.0%} of the rows")
+    return table
+
+
+def _table() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column()
+    return table
+
+
+def _show(content: Mapping[str, Any], table: Table, json: bool) -> None:
+    if json:
+        typer.echo(json_text(dict(content)))
+    else:
+        Console().print(table)
+
+
+def _counted(n: int, thing: str) -> str:
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
+
+
+def _say(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises, before any work is done, if nothing can be written into a folder."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise ValueError(f"Expected a folder at {folder}, but {place} is a file.")
+    if not os.access(place, os.W_OK):
+        raise ValueError(f"The folder {place} is not writable; choose another.")
+
+
+def _check_model_folder(folder: Path) -> None:
+    """Likewise if no model can be saved there: only a model of ours is ever replaced."""
+    _check_folder(folder)
+    if any((folder / name).exists() for name in MODEL_FILES):
+        _load("genprop.persistence").load(folder)
+
+
+def _refused(sentence: str) -> int:
+    _say(f"genprop: {sentence}")
+    return BAD_INPUT
+
+
+def _sentence(error: Exception) -> str:
+    """The message on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}."
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def _warnings_as_sentences() -> Iterator[None]:
+    """Within it a warning is one line on stderr; those meant for programmers are left out."""
+
+    def say(message: Warning | str, *_: object, **__: object) -> None:
+        _say(f"warning: {' '.join(str(message).split())}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning)
+        warnings.filterwarnings("ignore", "X does not have valid feature names")
+        warnings.showwarning = say
+        yield

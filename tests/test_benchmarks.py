@@ -1,0 +1,157 @@
+"""The benchmarks' shared parts, the form of their JSON, and one short run of what each measures."""
+
+import doctest
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[1]))  # run from the checkout, never installed
+
+from benchmarks import contenders, depth, report, rules, throughput
+from benchmarks.data import mnist, repeated_digits, split_digits
+from benchmarks.memory import peak_allocated, peak_saved
+
+BAR = {"name", "value", "bar", "holds"}
+TINY = rules.Budget(epochs=1, samples=10)
+
+
+def test_bars_hold_at_the_limit() -> None:
+    assert report.at_most("a", 0.1, 0.1) == {
+        "name": "a",
+        "value": 0.1,
+        "bar": "<= 0.1",
+        "holds": True,
+    }
+    assert report.at_least("a", 0.4, 0.5)["holds"] is False
+    assert report.at_most("a", None, 1.0)["holds"] is None
+
+
+def test_report_is_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    bars = [report.at_most("a", None, 1.0)]
+    rows = [{"rule": "x", "nll": math.nan}]
+    result = report.Report("rules", True, "python -m benchmarks.rules", [0], rows, bars)
+    result.write(path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    keys = {"benchmark", "quick", "note", "command", "environment", "rows", "bars"}
+    assert set(content) == keys
+    assert content["quick"] is True
+    assert content["rows"] == [{"rule": "x", "nll": None}]
+    assert [set(bar) for bar in content["bars"]] == [BAR]
+    assert {"python", "packages", "cpu", "cores", "threads", "cuda", "seeds"} <= set(
+        content["environment"]
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_tables_say_what_is_no_result(capsys: pytest.CaptureFixture[str]) -> None:
+    bars = [report.at_least("speed", None, 0.9)]
+    report.Report("depth", True, "", [0], [{"rule": "x", "nll": 1.0}], bars).show({"rule": "rule"})
+    printed = capsys.readouterr().out
+    assert "no result" in printed
+    assert report.NOT_MEASURED in printed
+
+
+def test_command_names_no_folder_of_data() -> None:
+    shown = report.command("python -m benchmarks.depth", ["--data=/somewhere", "--data", "else"])
+    assert shown == "python -m benchmarks.depth --data=DIR --data DIR"
+
+
+def test_examples_in_the_report() -> None:
+    assert doctest.testmod(report).failed == 0
+
+
+def test_split_is_fixed() -> None:
+    train, test = split_digits()
+    assert (train.shape, test.shape) == ((1400, 64), (397, 64))
+    assert torch.equal(train, split_digits()[0])
+    assert set(train.unique().tolist()) == {0.0, 1.0}
+
+
+def test_rows_without_a_folder(tmp_path: Path) -> None:
+    pixels, source = mnist(50, tmp_path)
+    assert pixels.shape == (50, 784)
+    assert "random" in source
+    assert repeated_digits(2000)[0].shape == (2000, 64)
+
+
+@pytest.mark.parametrize("net", rules.NETS, ids=lambda net: net.name)
+def test_rules_fit_their_nets(net: rules.Net) -> None:
+    for rule in net.rules:
+        rules.RULES[rule]().check(rules.build(net))
+
+
+def test_rules_measures_and_judges() -> None:
+    jobs = [rules.Job(rules.THREE, rule, 0, TINY) for rule in (rules.TP1, rules.ELBO)]
+    outcomes = {job: rules.run(job) for job in jobs}
+    differences, bars = rules.judge(outcomes, [0])
+    (difference,) = differences
+    one, other = outcomes.values()
+    assert difference["mean"] == pytest.approx(one.nll - other.nll)
+    assert len(bars) == len(rules.ASKED) + len(rules.PROTOTYPE)
+    assert sum(bar["holds"] is not None for bar in bars) == 2
+    assert {row["rule"] for row in rules.summarise(outcomes)} == {rules.TP1, rules.ELBO}
+    assert all(o.nll <= o.elbo for o in outcomes.values())
+
+
+def test_rules_chooses_what_to_run() -> None:
+    jobs = rules.plan(rules.parse(["--quick", "--seeds", "1", "--only", "bernoulli"]))
+    assert [job.rule for job in jobs] == list(rules.BINARY.rules)
+    with pytest.raises(SystemExit):
+        rules.parse(["--only", "nothing of that name"])
+
+
+def test_contenders_tell_every_epoch() -> None:
+    rows = (torch.rand(60, 6) < 0.5).float()
+    task = contenders.Task(throughput.NARROW, (5, 4), 2, 20, rows, "noise")
+    names = [name for name in throughput.CONTENDERS if throughput.is_installed(name)]
+    timings = throughput.take_turns(task, names, throughput.Effort(rounds=1, epochs=2))
+    for name in names:
+        assert len(timings[name][0].epochs) == 2
+        assert min(timings[name][0].epochs) > 0
+        row = throughput.summarise(task, name, timings, dict.fromkeys(names, 0.0))
+        assert row["rows_per_second"] > 0
+    assert [set(bar) for bar in throughput.judge(task, timings)] == [BAR] * 3
+
+
+def test_a_missing_peer_is_reported() -> None:
+    task = contenders.Task(throughput.WIDE, (5,), 2, 20, torch.zeros(9, 6), "noise")
+    timings = {throughput.OURS: [contenders.Timing(0.0, [1.0])]}
+    row = throughput.summarise(task, throughput.PYTHAE, timings, {})
+    assert "missing" in row["note"]
+    assert "rows_per_second" not in row
+    assert all(bar["holds"] is None for bar in throughput.judge(task, timings))
+
+
+def test_the_missing_are_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not throughput.is_installed(throughput.PYTHAE)
+    assert throughput.is_installed(throughput.LOOP)
+
+
+def test_saved_bytes_are_those_of_the_graph() -> None:
+    layer = torch.nn.Linear(10, 10, bias=False)
+    x = torch.randn(4, 10)
+
+    def update() -> None:
+        layer(layer(x).tanh()).square().sum().backward()
+
+    # x; the tanh's output, which the next layer holds too; the square's input: 4 x 10 floats each
+    assert peak_saved(update, layer) == 3 * 160
+    assert peak_allocated(update, torch.device("cpu")) >= 3 * 160
+
+
+def test_depth_measures_what_grows() -> None:
+    shape = depth.Shape(width=16, units=(16, 16), rows=32)
+    points = [depth.Point(r, n, shape, "cpu", 1) for n in (2, 6) for r in depth.RULES]
+    costs = {point: depth.measure(point) for point in points}
+    assert max(depth.growth(costs, depth.LOCAL, "saved", shape)) < 0.5
+    assert min(depth.growth(costs, depth.GLOBAL, "saved", shape)) > 5
+    assert [set(bar) for bar in depth.judge(costs, shape)] == [BAR] * 4
+    rows = [depth.describe(point, cost) for point, cost in costs.items()]
+    assert len(depth.draw(rows, quick=True).axes) == 2

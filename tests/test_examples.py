@@ -1,0 +1,45 @@
+"""What README and examples show is what happens."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_readme_code_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["draws"].shape == (20, 28, 13)
+    assert names["new"].shape == (5, 13)
+    assert (tmp_path / "wine-model" / "config.json").exists()
+
+
+def test_readme_example_is_ten_lines():
+    lines = [line for line in BLOCKS[0].splitlines() if line.strip()]
+    assert len(lines) <= 10
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "examples").glob("*.py")))
+def test_examples_run(name, tmp_path):
+    environment = {**os.environ, "GENPROP_QUICK": "1"}
+    subprocess.run(
+        [sys.executable, ROOT / "examples" / name], cwd=tmp_path, env=environment, check=True
+    )
+
+
+def test_readme_names_what_exists():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:docs|benchmarks|[A-Z]+)[\w/.]*\.(?:md|cff))`", text):
+        assert (ROOT / path).exists(), path
+    for picture in re.findall(r"\]\(([^)]+\.png)\)", text):
+        assert (ROOT / picture).exists(), picture
+
+
