@@ -57,7 +57,7 @@ class Effort:
         draws: completions of each image.
     """
 
-    epochs: int = 300
+    epochs: int = 400
     samples: int = 1000
     components: tuple[int, ...] = (10, 20, 40, 80)
     draws: int = 20
@@ -124,9 +124,10 @@ def split_digits() -> Digits:
 def _fitted(digits: Digits, seed: int, effort: Effort, verbose: bool) -> GenProp:
     model = GenProp(
         hidden=LAYERS,
+        units=(200,),
         hide=0.5,
         epochs=effort.epochs,
-        batch_size=100,
+        batch_size=200,
         lr=5e-3,
         schedule="onecycle",
         patience=60,

@@ -41,6 +41,10 @@ class Product(Distribution, ABC):
         """Log P_j(x_j) for every element, in nats."""
 
     @abstractmethod
+    def total(self, x: Elements) -> PerRow:
+        """Σ_j log P_j(x_j) in nats, in as few operations as the family allows."""
+
+    @abstractmethod
     def draw(self, shape: torch.Size) -> Elements:
         """One draw for each place of a sample shape; differentiable where the family allows."""
 
@@ -58,10 +62,9 @@ class Product(Distribution, ABC):
 
     def log_prob(self, value: Elements, seen: Seen | None = None) -> PerRow:
         """Σ_j log P_j(x_j) in nats, over the seen elements only where a mask is given."""
-        elements = self.elements(value)
-        if seen is not None:
-            elements = torch.where(seen, elements, elements.new_zeros(()))
-        return elements.sum(-1)
+        if seen is None:
+            return self.total(value)
+        return torch.where(seen, self.elements(value), 0).sum(-1)
 
     def sample(self, sample_shape: Sequence[int] = SAMPLE_SHAPE) -> Elements:
         """Draws with no gradient, ``sample_shape + batch_shape + event_shape``."""
@@ -80,6 +83,14 @@ class Continuous(Product, ABC):
     """A product whose draws are differentiable in its parameters (reparameterised)."""
 
     has_rsample = True
+
+    @abstractmethod
+    def own_log_prob(self, draw: Elements) -> PerRow:
+        """Log P of a reparameterised draw of this very law, in nats.
+
+        Its noise being constant, a draw's log-probability changes with the law's spread alone:
+        value and gradient are those of ``log_prob``, for less work.
+        """
 
     def rsample(self, sample_shape: Sequence[int] = SAMPLE_SHAPE) -> Elements:
         """Draws that carry the gradient to the parameters."""
@@ -100,7 +111,7 @@ class LocationScale(Continuous, ABC):
 
     Args:
         loc: the means, which are the modes too.
-        scale: positive, of a shape that broadcasts to that of ``loc``.
+        scale: positive, one for each element, the same for all rows or not.
     """
 
     def __init__(self, loc: Elements, scale: Elements) -> None:
@@ -130,6 +141,26 @@ class LocationScale(Continuous, ABC):
     def _scales(self) -> Tensor:
         return self.scale.expand_as(self.loc)
 
+    @abstractmethod
+    def standard(self, z: Elements) -> Elements:
+        """Log-density of z_j, in nats."""
+
+    def elements(self, x: Elements) -> Elements:
+        return self.standard((x - self.loc) / self.scale) - self.scale.log()
+
+    def total(self, x: Elements) -> PerRow:
+        return self.standard((x - self.loc) / self.scale).sum(-1) - self._log_volume
+
+    def own_log_prob(self, draw: Elements) -> PerRow:
+        with torch.no_grad():
+            constant = self.standard((draw - self.loc) / self.scale).sum(-1)
+        return constant - self._log_volume
+
+    @property
+    def _log_volume(self) -> Tensor:
+        volume: Tensor = self.scale.log().sum(-1)
+        return volume
+
 
 class IndependentNormal(LocationScale):
     """x_j ~ N(loc_j, scale_j²).
@@ -142,9 +173,8 @@ class IndependentNormal(LocationScale):
     def stddev(self) -> Tensor:
         return self._scales
 
-    def elements(self, x: Elements) -> Elements:
-        standard = (x - self.loc) / self.scale
-        return standard.square().mul(-0.5) - (self.scale.log() + HALF_LOG_2PI)
+    def standard(self, z: Elements) -> Elements:
+        return -HALF_LOG_2PI - 0.5 * z.square()
 
     def draw(self, shape: torch.Size) -> Elements:
         noise = torch.randn((*shape, *self.loc.shape), dtype=self.loc.dtype, device=self.loc.device)
@@ -171,9 +201,8 @@ class IndependentLogistic(LocationScale):
     def stddev(self) -> Tensor:
         return self._scales * (math.pi / math.sqrt(3))
 
-    def elements(self, x: Elements) -> Elements:
-        standard = (x - self.loc) / self.scale
-        return -standard - 2 * functional.softplus(-standard) - self.scale.log()
+    def standard(self, z: Elements) -> Elements:
+        return -z - 2 * functional.softplus(-z)
 
     def draw(self, shape: torch.Size) -> Elements:
         u = torch.rand((*shape, *self.loc.shape), dtype=self.loc.dtype, device=self.loc.device)
@@ -240,8 +269,10 @@ class IndependentBernoulli(Discrete):
         return self.mean * (1 - self.mean)
 
     def elements(self, x: Elements) -> Elements:
-        logits, x = torch.broadcast_tensors(self.logits, x)
-        return -functional.binary_cross_entropy_with_logits(logits, x, reduction="none")
+        return -self._cross_entropy(x)
+
+    def total(self, x: Elements) -> PerRow:
+        return -self._cross_entropy(x).sum(-1)
 
     def draw(self, shape: torch.Size) -> Elements:
         return torch.bernoulli(self.mean.expand(*shape, *self.logits.shape))
@@ -252,6 +283,12 @@ class IndependentBernoulli(Discrete):
     def entropy(self) -> PerRow:
         softplus = functional.softplus(self.logits)
         return (softplus - self.logits * self.mean).sum(-1)
+
+    def _cross_entropy(self, x: Tensor) -> Tensor:
+        logits = self.logits
+        if logits.shape != x.shape:
+            logits, x = torch.broadcast_tensors(logits, x)
+        return functional.binary_cross_entropy_with_logits(logits, x, reduction="none")
 
 
 class IndependentCategorical(Discrete):
@@ -297,6 +334,9 @@ class IndependentCategorical(Discrete):
 
     def elements(self, x: Elements) -> Elements:
         return x * self.log_probs
+
+    def total(self, x: Elements) -> PerRow:
+        return self.elements(x).sum(-1)
 
     def draw(self, shape: torch.Size) -> Elements:
         logits = self.logits.expand(*shape, *self.logits.shape)

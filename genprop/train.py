@@ -173,9 +173,11 @@ class _Run:
 
     def _sound_epoch(self) -> Row:
         """An epoch without a non-finite value; after one it goes back and lowers the step."""
+        start = time.perf_counter()
         good = _snapshot(self.model), deepcopy(self.optimizer.state_dict())
         for _ in range(RETRIES + 1):
             row, trouble = self._epoch()
+            row["seconds"] = time.perf_counter() - start
             if not trouble:
                 return row
             self.model.load_state_dict(good[0])
@@ -193,7 +195,6 @@ class _Run:
 
     def _epoch(self) -> tuple[Row, str]:
         """One visit of the data: what it came to, and what was not finite, if anything."""
-        start = time.perf_counter()
         batches = torch.randperm(self.data.rows).split(self.batch_size)
         keys: list[str] = []
         values: list[Tensor] = []
@@ -206,7 +207,7 @@ class _Run:
         trouble = _trouble(table, keys, len(self.history) + 1) or _broken(self.model)
         sizes = torch.tensor([len(b) for b in batches], dtype=torch.float64)
         means = dict(zip(keys, ((sizes @ table) / sizes.sum()).tolist(), strict=True))
-        return {**self._row(means), "seconds": time.perf_counter() - start}, trouble
+        return self._row(means), trouble
 
     def _update(self, index: Tensor, epochs_done: float) -> dict[str, Tensor]:
         """One step of the optimizer on one mini-batch."""

@@ -102,6 +102,33 @@ def test_draws_have_sample_then_batch_then_event_shape(name: str, shape: tuple[i
     assert law.mean.shape == law.mode.shape == law.variance.shape == (zoo.ROWS, x.shape[-1])
 
 
+@every_law
+@pytest.mark.parametrize("shape", [(), (4,)])
+def test_log_prob_is_the_sum_over_elements(name: str, shape: tuple[int, ...]) -> None:
+    law = make(name)
+    x = law.sample(shape)
+    everything = torch.ones(x.shape, dtype=torch.bool)
+    torch.testing.assert_close(law.log_prob(x), law.elements(x).sum(-1))
+    torch.testing.assert_close(law.log_prob(x), law.log_prob(x, everything))
+
+
+@every_continuous
+@pytest.mark.parametrize("shape", [(), (4,)])
+def test_a_laws_own_draws_have_the_log_prob_and_gradient_of_any_value(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    law = zoo.continuous_laws()[name]()
+    loc, scale = parameters = [p.requires_grad_() for p in law.parameters]
+    draw = law.rsample(shape)
+    own, other = law.own_log_prob(draw), law.log_prob(draw)
+    pull = zoo.randn(*own.shape)
+    torch.testing.assert_close(own, other)
+    (found,) = torch.autograd.grad((pull * own).sum(), scale)
+    zero, expected = torch.autograd.grad((pull * other).sum(), parameters)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(zero, torch.zeros_like(loc))
+
+
 def assert_mean(samples: Tensor, expected: Tensor) -> None:
     """Within five standard errors of the mean of the first dimension."""
     error = samples.std(0) / math.sqrt(len(samples))

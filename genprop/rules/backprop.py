@@ -68,12 +68,13 @@ class Backprop(Rule):
 
     def __call__(self, model: Model, batch: Batch) -> Iterator[Term]:
         own: list[Tensor] = []
+        shape = torch.Size((self.samples,))
         if self.bound == "dreg":
-            path = list(_climb_without_score(model, batch, self.samples, own))
+            path = list(_climb_without_score(model, batch, shape, own))
         else:
-            path = list(climb(model, batch, self.samples, draw=_through, local=False))
+            path = list(climb(model, batch, shape, draw=_through, local=False))
         tops = {p.modality: p.h for p in path}
-        code = codes(model, batch, tops, self.samples)
+        code = codes(model, batch, tops, shape)
         prior = model.prior.loss(code, model.code_seen(batch))
         account = {"prior": prior.detach().mean()}
         log_w = -prior
@@ -104,7 +105,7 @@ def _through(q: Product, shape: torch.Size) -> Tensor:
 
 
 def _climb_without_score(
-    model: Model, batch: Batch, samples: int, own: list[Tensor]
+    model: Model, batch: Batch, shape: torch.Size, own: list[Tensor]
 ) -> Iterator[Passage]:
     """A climb whose densities Q are constant in the encoders but not in what these are given.
 
@@ -113,19 +114,19 @@ def _climb_without_score(
     """
     for name, stack in model.named_stacks():
         below, seen, present = batch.x[name], batch.seen[name], batch.present(name)
-        shape = torch.Size((samples,))
+        draws = shape
         for level in range(len(stack.layers)):
             layer = stack[level]
             mine = layer.encoder(below.detach(), seen)
             with constant(layer.encoder):
                 held = layer.encoder(below, seen)
-            draw = mine.draw(shape)
+            draw = mine.draw(draws)
             own.append(draw)
             h = _same_draw(mine, held, draw.detach()) + (draw - draw.detach())
             yield Passage(
                 f"{name}.{level + 1}", layer, below, seen, present, held, h, layer.decoder(h)
             )
-            below, seen, shape = h, None, torch.Size()
+            below, seen, draws = h, None, torch.Size()
 
 
 def _same_draw(mine: Product, held: Product, draw: Tensor) -> Tensor:

@@ -35,11 +35,7 @@ class Term(NamedTuple):
     @property
     def value(self) -> Tensor:
         """The sum of the parts."""
-        return torch.stack(list(self.parts.values())).sum() if len(self.parts) > 1 else self._one
-
-    @property
-    def _one(self) -> Tensor:
-        return next(iter(self.parts.values()))
+        return torch.as_tensor(sum(self.parts.values()))
 
 
 class Rule(ABC):
@@ -107,26 +103,25 @@ def reparameterised(q: Product, shape: torch.Size) -> Tensor:
 
 
 def climb(
-    model: Model, batch: Batch, samples: int, draw: Draw = reparameterised, local: bool = True
+    model: Model, batch: Batch, shape: torch.Size, draw: Draw = reparameterised, local: bool = True
 ) -> Iterator[Passage]:
     """Draws a path from Q in every stack, layer by layer, modality by modality.
 
     Args:
         model: whose stacks are climbed.
         batch: the rows.
-        samples: paths a row.
+        shape: ``(K,)`` for K paths a row, or ``()`` for one without a dimension of its own.
         draw: how h_l is drawn from Q.
         local: whether each layer's input is held constant.
     """
     for name, stack in model.named_stacks():
-        yield from _climb_stack(name, stack, batch, samples, draw, local)
+        yield from _climb_stack(name, stack, batch, shape, draw, local)
 
 
 def _climb_stack(
-    name: str, stack: Stack, batch: Batch, samples: int, draw: Draw, local: bool
+    name: str, stack: Stack, batch: Batch, shape: torch.Size, draw: Draw, local: bool
 ) -> Iterator[Passage]:
     below, seen, present = batch.x[name], batch.seen[name], batch.present(name)
-    shape = torch.Size((samples,))
     for level in range(len(stack.layers)):
         layer = stack[level]
         q = layer.encoder(below, seen)
@@ -135,10 +130,10 @@ def _climb_stack(
         below, seen, shape = (h.detach() if local else h), None, torch.Size()
 
 
-def codes(model: Model, batch: Batch, tops: Mapping[str, Tensor], samples: int) -> Tensor:
-    """The joint code (draws, rows, elements); a stack without layers gives x itself."""
+def codes(model: Model, batch: Batch, tops: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
+    """The joint code ``shape + (rows, elements)``; a stack without layers gives x itself."""
     parts = [
-        tops[name] if name in tops else batch.x[name].expand(samples, *batch.x[name].shape)
+        tops[name] if name in tops else batch.x[name].expand(*shape, *batch.x[name].shape)
         for name in model.stacks
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

@@ -1,13 +1,15 @@
 """Target propagation: every layer learns from a target that the layer above makes."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from genprop.data import Batch
-from genprop.distributions import Product
+from genprop.distributions import Continuous, Product
 from genprop.model import Model
 from genprop.rules.rule import (
     Passage,
@@ -18,7 +20,6 @@ from genprop.rules.rule import (
     codes,
     constant,
     discrete_layers,
-    log_weights,
     mean_over_rows,
     negative_bound,
     trainable,
@@ -77,143 +78,155 @@ class TargetPropagation(Rule):
             )
 
     def __call__(self, model: Model, batch: Batch) -> Iterator[Term]:
-        passages = climb(model, batch, self.samples)
-        if self.samples > 1 or self.target != "decoder":
-            yield from self._whole(model, batch, list(passages))
+        several = self.samples > 1
+        shape = torch.Size((self.samples,) if several else ())
+        top = _Top(model, batch, shape)
+        costs = (_cost(passage, several) for passage in climb(model, batch, shape))
+        if several or self.target != "decoder":
+            yield from self._whole(list(costs), top)
         else:
-            yield from _streamed(model, batch, passages)
+            yield from _streamed(costs, top)
 
-    def _whole(self, model: Model, batch: Batch, path: Sequence[Passage]) -> Iterator[Term]:
+    def _whole(self, costs: Sequence["_Cost"], top: "_Top") -> Iterator[Term]:
         """With the whole path at hand: weights, and targets that come from the top."""
-        tops = _Tops(model, batch, self.samples)
-        for passage in path:
-            tops.add(passage)
-        log_w = log_weights(path, tops.loss(local=True).detach()) if self.samples > 1 else None
+        for cost in costs:
+            top.add(cost)
+        log_w = _log_weights(costs, top) if self.samples > 1 else None
         weights = None if log_w is None else log_w.softmax(0)
-        targets = _targets(model, batch, path, tops, self.target)
-        for passage in path:
-            if passage.name in targets:
-                yield _layer_term(passage, targets[passage.name], weights)
+        targets = _targets([cost.passage for cost in costs], top, self.target)
+        for cost in costs:
+            if cost.passage.name in targets:
+                yield _layer_term(cost, targets[cost.passage.name], weights)
         bound = {} if log_w is None else {"bound": negative_bound(log_w)}
-        yield from tops.terms(weights, bound)
+        yield from top.terms(weights, bound)
 
 
-def _streamed(model: Model, batch: Batch, passages: Iterator[Passage]) -> Iterator[Term]:
+class _Cost(NamedTuple):
+    """A passage, its -log P(sg h_{l-1} | h_l) and its log Q(h_l | sg h_{l-1})."""
+
+    passage: Passage
+    reconstruction: Tensor
+    log_q: Tensor
+
+
+def _cost(passage: Passage, several: bool) -> _Cost:
+    q, h = passage.q, passage.h
+    if isinstance(q, Continuous):
+        # several samples drop the score: there the density is held constant
+        log_q = q.detach().log_prob(h) if several else q.own_log_prob(h)
+    else:
+        log_q = q.log_prob(h)
+    return _Cost(passage, passage.reconstruction, passage.only_present(log_q))
+
+
+def _streamed(costs: Iterator[_Cost], top: "_Top") -> Iterator[Term]:
     """One layer after the other: no more than two layers' graphs are ever held."""
-    tops = _Tops(model, batch, 1)
-    low: Passage | None = None
-    for high in passages:
-        if low is not None and _same_stack(low, high):
-            yield _layer_term(low, high.p.detach(), None)
-        tops.add(high)
+    low: _Cost | None = None
+    for high in costs:
+        if low is not None and _same_stack(low.passage, high.passage):
+            yield _layer_term(low, high.passage.p.detach(), None)
+        top.add(high)
         low = high
-    yield from tops.terms(None, {})
+    yield from top.terms(None, {})
 
 
 def _same_stack(low: Passage, high: Passage) -> bool:
     return low.modality == high.modality
 
 
-class _Tops:
+class _Top:
     """The top layers of all stacks, which the prior joins."""
 
-    def __init__(self, model: Model, batch: Batch, samples: int) -> None:
-        self.model, self.batch, self.samples = model, batch, samples
-        self.passages: dict[str, Passage] = {}
+    def __init__(self, model: Model, batch: Batch, shape: torch.Size) -> None:
+        self.model, self.batch, self.shape = model, batch, shape
+        self.seen = model.code_seen(batch)
+        self.costs: dict[str, _Cost] = {}
 
-    def add(self, passage: Passage) -> None:
-        """Keeps a passage if it is higher than the one its modality has."""
-        self.passages[passage.modality] = passage
+    def add(self, cost: _Cost) -> None:
+        """Keeps a layer in place of the one below it."""
+        self.costs[cost.passage.modality] = cost
 
-    def loss(self, local: bool = False) -> Tensor:
-        """The prior's loss of the joint code, constant in the code if local."""
-        seen = self.model.code_seen(self.batch)
-        return self.model.prior.loss(self.code(constant=local), seen)
+    def code(self) -> Tensor:
+        """The joint code, with the top encoders' graphs."""
+        tops = {name: cost.passage.h for name, cost in self.costs.items()}
+        return codes(self.model, self.batch, tops, self.shape)
 
-    def code(self, constant: bool) -> Tensor:
-        tops = {n: p.h.detach() if constant else p.h for n, p in self.passages.items()}
-        return codes(self.model, self.batch, tops, self.samples)
+    @cached_property
+    def pleasing(self) -> Tensor:
+        """What the codes cost under the constant prior."""
+        with constant(self.model.prior):
+            return self.model.prior.loss(self.code(), self.seen)
 
     def terms(self, weights: Tensor | None, bound: dict[str, Tensor]) -> Iterator[Term]:
         """The top layers' term, whose target is the prior, and the prior's own."""
-        prior = self.model.prior
-        parts: dict[str, Tensor] = {}
-        account = dict(bound)
-        if self.passages:
-            with constant(prior):
-                loss = self.loss()
-            for passage in self.passages.values():
-                _add_layer(parts, account, passage, weights)
-            account["prior"] = loss.detach().mean()
-            if loss.requires_grad:
-                parts["prior.target"] = mean_over_rows(loss, weights)
-            name = next(iter(self.passages.values())).name if len(self.passages) == 1 else "top"
-            yield Term(name, parts, account)
-        if trainable(prior):
-            own = self.loss(local=True)
-            account = {} if self.passages else {"prior": own.detach().mean()}
+        if self.costs:
+            account = {**bound, "prior": self.pleasing.detach().mean()}
+            parts: dict[str, Tensor] = {}
+            for cost in self.costs.values():
+                _add_layer(parts, account, cost, weights)
+            if self.pleasing.requires_grad:
+                parts["prior.target"] = mean_over_rows(self.pleasing, weights)
+            names = [cost.passage.name for cost in self.costs.values()]
+            yield Term(names[0] if len(names) == 1 else "top", parts, account)
+        if trainable(self.model.prior):
+            own = self.model.prior.loss(self.code().detach(), self.seen)
+            account = {} if self.costs else {"prior": own.detach().mean()}
             yield Term("prior", {"prior.loss": mean_over_rows(own, weights)}, account)
 
 
-def _layer_term(passage: Passage, target: Product, weights: Tensor | None) -> Term:
+def _layer_term(cost: _Cost, target: Product, weights: Tensor | None) -> Term:
     parts: dict[str, Tensor] = {}
     account: dict[str, Tensor] = {}
-    _add_layer(parts, account, passage, weights)
+    _add_layer(parts, account, cost, weights)
+    passage = cost.passage
     loss = passage.only_present(-target.log_prob(passage.h))
-    account[f"{passage.name}.target"] = loss.detach().mean()
+    name = f"{passage.name}.target"
+    account[name] = loss.detach().mean()
     if passage.q.has_rsample:
-        parts[f"{passage.name}.target"] = mean_over_rows(loss, weights)
+        parts[name] = mean_over_rows(loss, weights)
     return Term(passage.name, parts, account)
 
 
 def _add_layer(
-    parts: dict[str, Tensor], account: dict[str, Tensor], passage: Passage, weights: Tensor | None
+    parts: dict[str, Tensor], account: dict[str, Tensor], cost: _Cost, weights: Tensor | None
 ) -> None:
     """A layer's reconstruction, and the entropy (or, if discrete, the wake term) of its encoder."""
-    reconstruction = passage.reconstruction
-    parts[f"{passage.name}.reconstruction"] = mean_over_rows(reconstruction, weights)
-    account[f"{passage.name}.reconstruction"] = reconstruction.detach().mean()
-    # several samples drop the score of a reparameterised encoder: its density is held constant
-    q = passage.q.detach() if passage.q.has_rsample and weights is not None else passage.q
-    log_q = passage.only_present(q.log_prob(passage.h))
-    account[f"{passage.name}.entropy"] = log_q.detach().mean()
-    if passage.q.has_rsample:
-        parts[f"{passage.name}.entropy"] = mean_over_rows(log_q, weights)
-        if weights is not None:
-            _scale_gradient(passage.h, weights)
-    else:
-        parts[f"{passage.name}.wake"] = -mean_over_rows(log_q, weights)
+    passage, name = cost.passage, cost.passage.name
+    account[f"{name}.reconstruction"] = cost.reconstruction.detach().mean()
+    account[f"{name}.entropy"] = cost.log_q.detach().mean()
+    parts[f"{name}.reconstruction"] = mean_over_rows(cost.reconstruction, weights)
+    log_q = mean_over_rows(cost.log_q, weights)
+    if not passage.q.has_rsample:
+        parts[f"{name}.wake"] = -log_q
+        return
+    parts[f"{name}.entropy"] = log_q
+    if weights is not None and passage.h.requires_grad:
+        # what comes back to h is multiplied by w once more: the encoder sees w², others w
+        passage.h.register_hook(lambda g: g * weights[..., None].to(g.dtype))
 
 
-def _scale_gradient(h: Tensor, weights: Tensor) -> None:
-    """Multiplies what comes back to h by w, so that the encoder sees w² where others see w."""
-    if h.requires_grad:
-        h.register_hook(lambda gradient: gradient * weights[..., None].to(gradient.dtype))
+def _log_weights(costs: Sequence[_Cost], top: _Top) -> Tensor:
+    """Log P(path_k) - log Q(path_k), ``(draws, rows)``, in nats."""
+    log_w = -top.pleasing.detach()
+    for cost in costs:
+        log_w = log_w - cost.reconstruction.detach() - cost.log_q.detach()
+    return log_w
 
 
-def _targets(
-    model: Model, batch: Batch, path: Sequence[Passage], tops: _Tops, target: str
-) -> dict[str, Product]:
+def _targets(path: Sequence[Passage], top: _Top, target: str) -> dict[str, Product]:
     """The law that gives each layer below a top its target, by the layer's name."""
     pairs = [(low, high) for low, high in pairwise(path) if _same_stack(low, high)]
     if target == "decoder":
         return {low.name: high.p.detach() for low, high in pairs}
     with torch.no_grad():
-        return _from_above(model, batch, pairs, tops, target)
+        return _from_above(pairs, top, target)
 
 
 def _from_above(
-    model: Model,
-    batch: Batch,
-    pairs: Sequence[tuple[Passage, Passage]],
-    tops: _Tops,
-    target: str,
+    pairs: Sequence[tuple[Passage, Passage]], top: _Top, target: str
 ) -> dict[str, Product]:
     """Decoders' laws given the targets ĥ of the layers above, which come down from the top."""
-    if target == "long":
-        better = {p.name: p.h for p in tops.passages.values()}
-    else:
-        better = _improved_codes(model, batch, tops)
+    better = _improved_codes(top) if target == "difference" else _codes(top)
     laws: dict[str, Product] = {}
     for low, high in reversed(pairs):
         law = laws[low.name] = high.layer.decoder(better[high.name])
@@ -221,15 +234,21 @@ def _from_above(
     return laws
 
 
-def _improved_codes(model: Model, batch: Batch, tops: _Tops) -> dict[str, Tensor]:
+def _codes(top: _Top) -> dict[str, Tensor]:
+    """Each top code by its layer's name."""
+    return {cost.passage.name: cost.passage.h for cost in top.costs.values()}
+
+
+def _improved_codes(top: _Top) -> dict[str, Tensor]:
     """The prior's reconstruction of each top code, taken as seen through its encoder's noise."""
-    code, seen = tops.code(constant=True), model.code_seen(batch)
-    if seen is not None:
-        code = model.prior.condition(code, seen).sample()
+    code, prior = top.code(), top.model.prior
+    if top.seen is not None:
+        code = prior.condition(code, top.seen).sample()
+    passages = {name: cost.passage for name, cost in top.costs.items()}
     # a code that is the data itself was seen without noise
-    spreads = {n: torch.zeros_like(x).expand(tops.samples, *x.shape) for n, x in batch.x.items()}
-    spreads |= {n: p.q.stddev.expand_as(p.h) for n, p in tops.passages.items()}
-    noise = codes(model, batch, spreads, tops.samples)
-    better = model.prior.reconstruct(code, noise).split(list(model.sizes.values()), dim=-1)
-    by_modality = dict(zip(model.stacks, better, strict=True))
-    return {passage.name: by_modality[name] for name, passage in tops.passages.items()}
+    spreads = {n: torch.zeros_like(x).expand(*top.shape, *x.shape) for n, x in top.batch.x.items()}
+    spreads |= {name: p.q.stddev.expand_as(p.h) for name, p in passages.items()}
+    noise = codes(top.model, top.batch, spreads, top.shape)
+    better = prior.reconstruct(code, noise).split(list(top.model.sizes.values()), dim=-1)
+    by_modality = dict(zip(top.model.stacks, better, strict=True))
+    return {p.name: by_modality[name] for name, p in passages.items()}

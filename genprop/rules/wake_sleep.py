@@ -55,9 +55,10 @@ class ReweightedWakeSleep(Rule):
             raise ValueError("the wake phase needs at least two samples; use samples=5")
 
     def __call__(self, model: Model, batch: Batch) -> Iterator[Term]:
-        path = list(climb(model, batch, self.samples, draw=_constant_draw))
+        shape = torch.Size((self.samples,))
+        path = list(climb(model, batch, shape, draw=_constant_draw))
         tops = {p.modality: p.h for p in path}
-        code = codes(model, batch, tops, self.samples)
+        code = codes(model, batch, tops, shape)
         prior = model.prior.loss(code, model.code_seen(batch))
         log_w = log_weights(path, prior)
         weights = log_w.softmax(0)
