@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from genprop.distributions import (
     IndependentBernoulli,
     IndependentCategorical,
-    IndependentLogistic,
     IndependentNormal,
     Product,
 )
+from genprop.logistic import IndependentLogistic
 from genprop.shapes import Elements, Seen
 
 LOG_SCALE_LIMIT = 6.0

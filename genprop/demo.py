@@ -59,7 +59,7 @@ class Effort:
 
     epochs: int = 400
     samples: int = 1000
-    components: tuple[int, ...] = (10, 20, 40, 80)
+    components: tuple[int, ...] = (20, 40, 80, 160)
     draws: int = 20
 
 
@@ -169,8 +169,8 @@ def kl_account(model: GenProp, rows: np.ndarray) -> dict[str, float]:
 def _account_table(account: Mapping[str, float]) -> Table:
     table = _table(
         "KL(Q‖P) of the training digits, nats a row",
-        "KL(Q‖P) is the sum of reconstructions and encoders. A layer's target is what the layer "
-        "above makes of it, which is that layer's reconstruction; at the top it is the prior.",
+        "KL(Q‖P) is the sum of the first two columns. A layer's target is what the layer above "
+        "makes of it, which is that layer's reconstruction; at the top it is the prior.",
     )
     table.show_footer = True
     table.add_column("layer", footer="KL(Q‖P)")

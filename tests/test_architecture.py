@@ -19,7 +19,7 @@ FACES = ("description", "estimator", "diagnostics", "plots", "persistence", "fil
 FLOORS = (
     ("shapes", "seeds"),
     ("nets", "distributions"),
-    ("multivariate",),
+    ("multivariate", "logistic"),
     ("conditional", "prior", "kernel"),
     ("data", "encoding"),
     ("stack", "table"),

@@ -10,10 +10,10 @@ from genprop.distributions import (
     Held,
     IndependentBernoulli,
     IndependentCategorical,
-    IndependentLogistic,
     IndependentNormal,
     Product,
 )
+from genprop.logistic import IndependentLogistic
 from genprop.multivariate import JointNormal
 
 GRID = torch.linspace(-60, 60, 24001, dtype=torch.float64)

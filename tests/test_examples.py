@@ -41,5 +41,3 @@ def test_readme_names_what_exists():
         assert (ROOT / path).exists(), path
     for picture in re.findall(r"\]\(([^)]+\.png)\)", text):
         assert (ROOT / picture).exists(), picture
-
-

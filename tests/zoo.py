@@ -26,10 +26,10 @@ from genprop.distributions import (
     Discrete,
     IndependentBernoulli,
     IndependentCategorical,
-    IndependentLogistic,
     IndependentNormal,
     Product,
 )
+from genprop.logistic import IndependentLogistic
 from genprop.model import Model
 from genprop.nets import MLP
 from genprop.prior import Prior
