@@ -59,7 +59,7 @@ class Effort:
 
     epochs: int = 400
     samples: int = 1000
-    components: tuple[int, ...] = (20, 40, 80, 160)
+    components: tuple[int, ...] = (10, 20, 40, 80)
     draws: int = 20
 
 

@@ -114,14 +114,29 @@ def _filled(frame: Any, draw: NDArray[Any], seen: NDArray[np.bool_]) -> Any:
 
 
 def _one(estimator: Any, X: Any, reset: bool) -> Raw:
-    given = X
-    values = validate_data(
-        estimator,
-        X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X,
-        reset=reset,
-        **_options(_categorical(estimator, reset), reset),
-    )
-    return _raw(values, given)
+    values = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
+    any_dtype = _categorical(estimator, reset)
+    if hasattr(X, "columns") and not any_dtype:
+        _refuse_text(X)
+    options = _options(any_dtype, reset)
+    return _raw(validate_data(estimator, values, reset=reset, **options), X)
+
+
+def _refuse_text(table: Any) -> None:
+    """Names the columns of a DataFrame that hold neither numbers nor truth values."""
+    import pandas as pd
+
+    kinds = pd.api.types
+    for name in table.columns:
+        column = table[name]
+        if kinds.is_numeric_dtype(column) or kinds.is_bool_dtype(column):
+            continue
+        numbers = pd.to_numeric(column, errors="coerce")
+        if kinds.is_datetime64_any_dtype(column) or (numbers.isna() & column.notna()).any():
+            raise ValueError(
+                f"column {name!r} holds {column.dtype} values, not numbers; leave it out, turn it "
+                f"into numbers, or give visible='categorical' if all columns are categories"
+            )
 
 
 def _modality(name: Any, X: Any, reset: bool) -> Raw:

@@ -243,6 +243,15 @@ def test_bad_arguments_are_refused_before_training(arguments, message):
         GenProp(**{**SMALL, **arguments}).fit(holes())
 
 
+def test_a_text_or_date_column_is_named():
+    frame = pd.DataFrame({"a": [1.0, 2.0], "city": ["Bern", "Ulm"]})
+    with pytest.raises(ValueError, match=r"column 'city' holds .* not numbers"):
+        GenProp(**SMALL).fit(frame)
+    frame["city"] = pd.to_datetime(["2026-01-01", "2026-01-02"])
+    with pytest.raises(ValueError, match="column 'city' holds datetime64"):
+        GenProp(**SMALL).fit(frame)
+
+
 def test_values_outside_the_support_are_named():
     X = (load_digits().data[:50] >= 8).astype(float)
     model = GenProp(**SMALL).fit(X)
