@@ -20,12 +20,17 @@ class IndependentLogistic(LocationScale):
     0.25
     """
 
+    standard_entropy = 2.0
+
     @property
     def stddev(self) -> Tensor:
         return self._scales * (math.pi / math.sqrt(3))
 
     def standard(self, z: Elements) -> Elements:
         return -z - 2 * functional.softplus(-z)
+
+    def standard_total(self, z: Elements) -> PerRow:
+        return self.standard(z).sum(-1)
 
     def draw(self, shape: torch.Size) -> Elements:
         u = torch.rand((*shape, *self.loc.shape), dtype=self.loc.dtype, device=self.loc.device)
@@ -48,9 +53,6 @@ class IndependentLogistic(LocationScale):
         log_weights = self._log_density(grid) - 0.5 * misfit.square() + torch.cosh(v).log()
         by_law = _mean_under(grid, log_weights)
         return torch.where(s < self.scale, by_noise, by_law)
-
-    def entropy(self) -> PerRow:
-        return (self._scales.log() + 2).sum(-1)
 
     def _log_density(self, x: Tensor) -> Tensor:
         """Of values (…, elements, points), up to a constant."""

@@ -44,7 +44,7 @@ class GaussianPrior(LawPrior):
         loc, log_scale = torch.zeros(elements), torch.zeros(elements)
         if covariance == "standard":
             self.register_buffer("loc", loc)
-            self.register_buffer("log_scale", log_scale)
+            self.register_buffer("unit", torch.ones(elements))
         else:
             self.loc, self.log_scale = nn.Parameter(loc), nn.Parameter(log_scale)
         square = torch.zeros(elements, elements)
@@ -53,6 +53,8 @@ class GaussianPrior(LawPrior):
     @property
     def law(self) -> IndependentNormal | JointNormal:
         """N(μ, Σ) as a distribution."""
+        if self.covariance == "standard":
+            return IndependentNormal(self.loc, self.get_buffer("unit"))
         scale = bounded_scale(self.log_scale)
         if self.below is None:
             return IndependentNormal(self.loc, scale)

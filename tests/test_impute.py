@@ -12,6 +12,7 @@ from genprop.priors.gaussian import GaussianPrior
 from genprop.stack import Stack
 
 
+@torch.no_grad()
 def exact_conditional(model: Model, x: torch.Tensor, seen: torch.Tensor):
     """Mean and covariance of the unseen given the seen in one row."""
     law = zoo.exact_marginal(model)

@@ -102,7 +102,7 @@ class TargetPropagation(Rule):
 
 
 class _Cost(NamedTuple):
-    """A passage, its -log P(sg h_{l-1} | h_l) and its log Q(h_l | sg h_{l-1})."""
+    """A passage, its -log P(sg h_{l-1} | h_l), and log Q(h_l | sg h_{l-1}) or the mean of it."""
 
     passage: Passage
     reconstruction: Tensor
@@ -112,8 +112,9 @@ class _Cost(NamedTuple):
 def _cost(passage: Passage, several: bool) -> _Cost:
     q, h = passage.q, passage.h
     if isinstance(q, Continuous):
-        # several samples drop the score: there the density is held constant
-        log_q = q.detach().log_prob(h) if several else q.own_log_prob(h)
+        # one sample needs no more than the mean of log Q, whose gradient is the draw's own;
+        # several drop the score: there the density is held constant
+        log_q = q.detach().log_prob(h) if several else -q.entropy()
     else:
         log_q = q.log_prob(h)
     return _Cost(passage, passage.reconstruction, passage.only_present(log_q))
@@ -160,12 +161,13 @@ class _Top:
     def terms(self, weights: Tensor | None, bound: dict[str, Tensor]) -> Iterator[Term]:
         """The top layers' term, whose target is the prior, and the prior's own."""
         if self.costs:
-            account = {**bound, "prior": self.pleasing.detach().mean()}
+            pleasing = mean_over_rows(self.pleasing, weights)
+            account = {**bound, "prior": _plain_mean(self.pleasing, pleasing, weights)}
             parts: dict[str, Tensor] = {}
             for cost in self.costs.values():
                 _add_layer(parts, account, cost, weights)
             if self.pleasing.requires_grad:
-                parts["prior.target"] = mean_over_rows(self.pleasing, weights)
+                parts["prior.target"] = pleasing
             names = [cost.passage.name for cost in self.costs.values()]
             yield Term(names[0] if len(names) == 1 else "top", parts, account)
         if trainable(self.model.prior):
@@ -181,9 +183,10 @@ def _layer_term(cost: _Cost, target: Product, weights: Tensor | None) -> Term:
     passage = cost.passage
     loss = passage.only_present(-target.log_prob(passage.h))
     name = f"{passage.name}.target"
-    account[name] = loss.detach().mean()
+    mean = mean_over_rows(loss, weights)
+    account[name] = _plain_mean(loss, mean, weights)
     if passage.q.has_rsample:
-        parts[name] = mean_over_rows(loss, weights)
+        parts[name] = mean
     return Term(passage.name, parts, account)
 
 
@@ -192,10 +195,11 @@ def _add_layer(
 ) -> None:
     """A layer's reconstruction, and the entropy (or, if discrete, the wake term) of its encoder."""
     passage, name = cost.passage, cost.passage.name
-    account[f"{name}.reconstruction"] = cost.reconstruction.detach().mean()
-    account[f"{name}.entropy"] = cost.log_q.detach().mean()
-    parts[f"{name}.reconstruction"] = mean_over_rows(cost.reconstruction, weights)
+    reconstruction = mean_over_rows(cost.reconstruction, weights)
     log_q = mean_over_rows(cost.log_q, weights)
+    parts[f"{name}.reconstruction"] = reconstruction
+    account[f"{name}.reconstruction"] = _plain_mean(cost.reconstruction, reconstruction, weights)
+    account[f"{name}.entropy"] = _plain_mean(cost.log_q, log_q, weights)
     if not passage.q.has_rsample:
         parts[f"{name}.wake"] = -log_q
         return
@@ -203,6 +207,11 @@ def _add_layer(
     if weights is not None and passage.h.requires_grad:
         # what comes back to h is multiplied by w once more: the encoder sees w², others w
         passage.h.register_hook(lambda g: g * weights[..., None].to(g.dtype))
+
+
+def _plain_mean(values: Tensor, weighted: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean over draws and rows that the account records, which may be at hand already."""
+    return weighted.detach() if weights is None else values.detach().mean()
 
 
 def _log_weights(costs: Sequence[_Cost], top: _Top) -> Tensor:
