@@ -273,7 +273,7 @@ def test_toml_errors_are_sentences(genprop: Genprop, content: str, sentence: str
         ("fit rows.csv --out new --key a", "The key 'a' names an array of an .npz archive"),
         ("fit none.csv --out new", "Expected a data file at none.csv, but there is none."),
         ("fit empty.csv --out new", "Expected empty.csv to be a CSV table"),
-        ("fit words.csv --out new", "not numbers"),
+        ("fit words.csv --out new", "column 'b' holds"),
         ("fit rows.csv --out rows.csv", "Expected a folder at rows.csv, but rows.csv is a file."),
         ("fit rows.csv --out foreign", "foreign/config.json was not written by genprop"),
         ("sample none --out new.csv", "a saved model is a directory, but there is none at none"),
