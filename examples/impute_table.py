@@ -16,6 +16,7 @@ draws = model.fit(table).impute(table, draws=50)  # (50, 569, 30)
 error = (draws.mean(0) - whole)[hidden]
 low, high = np.quantile(draws, (0.1, 0.9), axis=0)
 inside = ((low <= whole) & (whole <= high))[hidden]
-print(f"mean squared error {np.mean(error**2):.3f}; of column means {np.mean(whole[hidden] ** 2):.3f}")
+by_means = np.mean(whole[hidden] ** 2)
+print(f"mean squared error {np.mean(error**2):.3f}; of column means {by_means:.3f}")
 print(f"80 % intervals hold {inside.mean():.0%} of the hidden values")
 print(model.log_likelihood(table))

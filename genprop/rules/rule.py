@@ -157,13 +157,19 @@ def mean_over_rows(values: Tensor, weights: Tensor | None = None) -> Tensor:
     return values.mean() if weights is None else (weights * values).sum(0).mean()
 
 
-@torch.no_grad()
-def log_weights(path: Sequence[Passage], prior_loss: Tensor) -> Tensor:
-    """Log P(path_k) - log Q(path_k), ``(draws, rows)``, in nats."""
-    log_w = -prior_loss
-    for passage in path:
-        log_q = passage.only_present(passage.q.log_prob(passage.h))
-        log_w = log_w - passage.reconstruction - log_q
+class Cost(NamedTuple):
+    """A passage, its -log P(sg h_{l-1} | h_l), and log Q(h_l | sg h_{l-1}) or the mean of it."""
+
+    passage: Passage
+    reconstruction: Tensor
+    log_q: Tensor
+
+
+def log_weights(costs: Sequence[Cost], prior_loss: Tensor) -> Tensor:
+    """Log P(path_k) - log Q(path_k), ``(draws, rows)``, in nats; a constant."""
+    log_w = -prior_loss.detach()
+    for cost in costs:
+        log_w = log_w - cost.reconstruction.detach() - cost.log_q.detach()
     return log_w
 
 

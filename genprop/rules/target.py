@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from genprop.data import Batch
 from genprop.distributions import Continuous, Product
 from genprop.model import Model
 from genprop.rules.rule import (
+    Cost,
     Passage,
     Rule,
     Term,
@@ -20,6 +20,7 @@ from genprop.rules.rule import (
     codes,
     constant,
     discrete_layers,
+    log_weights,
     mean_over_rows,
     negative_bound,
     trainable,
@@ -87,11 +88,11 @@ class TargetPropagation(Rule):
         else:
             yield from _streamed(costs, top)
 
-    def _whole(self, costs: Sequence["_Cost"], top: "_Top") -> Iterator[Term]:
+    def _whole(self, costs: Sequence[Cost], top: "_Top") -> Iterator[Term]:
         """With the whole path at hand: weights, and targets that come from the top."""
         for cost in costs:
             top.add(cost)
-        log_w = _log_weights(costs, top) if self.samples > 1 else None
+        log_w = log_weights(costs, top.pleasing) if self.samples > 1 else None
         weights = None if log_w is None else log_w.softmax(0)
         targets = _targets([cost.passage for cost in costs], top, self.target)
         for cost in costs:
@@ -101,15 +102,7 @@ class TargetPropagation(Rule):
         yield from top.terms(weights, bound)
 
 
-class _Cost(NamedTuple):
-    """A passage, its -log P(sg h_{l-1} | h_l), and log Q(h_l | sg h_{l-1}) or the mean of it."""
-
-    passage: Passage
-    reconstruction: Tensor
-    log_q: Tensor
-
-
-def _cost(passage: Passage, several: bool) -> _Cost:
+def _cost(passage: Passage, several: bool) -> Cost:
     q, h = passage.q, passage.h
     if isinstance(q, Continuous):
         # one sample needs no more than the mean of log Q, whose gradient is the draw's own;
@@ -117,12 +110,12 @@ def _cost(passage: Passage, several: bool) -> _Cost:
         log_q = q.detach().log_prob(h) if several else -q.entropy()
     else:
         log_q = q.log_prob(h)
-    return _Cost(passage, passage.reconstruction, passage.only_present(log_q))
+    return Cost(passage, passage.reconstruction, passage.only_present(log_q))
 
 
-def _streamed(costs: Iterator[_Cost], top: "_Top") -> Iterator[Term]:
+def _streamed(costs: Iterator[Cost], top: "_Top") -> Iterator[Term]:
     """One layer after the other: no more than two layers' graphs are ever held."""
-    low: _Cost | None = None
+    low: Cost | None = None
     for high in costs:
         if low is not None and _same_stack(low.passage, high.passage):
             yield _layer_term(low, high.passage.p.detach(), None)
@@ -141,9 +134,9 @@ class _Top:
     def __init__(self, model: Model, batch: Batch, shape: torch.Size) -> None:
         self.model, self.batch, self.shape = model, batch, shape
         self.seen = model.code_seen(batch)
-        self.costs: dict[str, _Cost] = {}
+        self.costs: dict[str, Cost] = {}
 
-    def add(self, cost: _Cost) -> None:
+    def add(self, cost: Cost) -> None:
         """Keeps a layer in place of the one below it."""
         self.costs[cost.passage.modality] = cost
 
@@ -176,7 +169,7 @@ class _Top:
             yield Term("prior", {"prior.loss": mean_over_rows(own, weights)}, account)
 
 
-def _layer_term(cost: _Cost, target: Product, weights: Tensor | None) -> Term:
+def _layer_term(cost: Cost, target: Product, weights: Tensor | None) -> Term:
     parts: dict[str, Tensor] = {}
     account: dict[str, Tensor] = {}
     _add_layer(parts, account, cost, weights)
@@ -191,7 +184,7 @@ def _layer_term(cost: _Cost, target: Product, weights: Tensor | None) -> Term:
 
 
 def _add_layer(
-    parts: dict[str, Tensor], account: dict[str, Tensor], cost: _Cost, weights: Tensor | None
+    parts: dict[str, Tensor], account: dict[str, Tensor], cost: Cost, weights: Tensor | None
 ) -> None:
     """A layer's reconstruction, and the entropy (or, if discrete, the wake term) of its encoder."""
     passage, name = cost.passage, cost.passage.name
@@ -212,14 +205,6 @@ def _add_layer(
 def _plain_mean(values: Tensor, weighted: Tensor, weights: Tensor | None) -> Tensor:
     """The mean over draws and rows that the account records, which may be at hand already."""
     return weighted.detach() if weights is None else values.detach().mean()
-
-
-def _log_weights(costs: Sequence[_Cost], top: _Top) -> Tensor:
-    """Log P(path_k) - log Q(path_k), ``(draws, rows)``, in nats."""
-    log_w = -top.pleasing.detach()
-    for cost in costs:
-        log_w = log_w - cost.reconstruction.detach() - cost.log_q.detach()
-    return log_w
 
 
 def _targets(path: Sequence[Passage], top: _Top, target: str) -> dict[str, Product]:

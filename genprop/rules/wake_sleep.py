@@ -9,6 +9,7 @@ from genprop.data import Batch
 from genprop.distributions import Product
 from genprop.model import Model
 from genprop.rules.rule import (
+    Cost,
     Passage,
     Rule,
     Term,
@@ -60,19 +61,19 @@ class ReweightedWakeSleep(Rule):
         tops = {p.modality: p.h for p in path}
         code = codes(model, batch, tops, shape)
         prior = model.prior.loss(code, model.code_seen(batch))
-        log_w = log_weights(path, prior)
+        costs = [_cost(passage) for passage in path]
+        log_w = log_weights(costs, prior)
         weights = log_w.softmax(0)
         dreams = model.decode(model.prior.sample((1, batch.rows))) if self.sleep else {}
-        for passage in path:
-            yield self._layer(passage, weights, dreams)
+        for cost in costs:
+            yield self._layer(cost, weights, dreams)
         account = {"prior": prior.detach().mean(), "bound": negative_bound(log_w)}
         learns = trainable(model.prior)
         parts = {"prior.loss": mean_over_rows(prior, weights)} if learns else {}
         yield Term("prior", parts, account)
 
-    def _layer(self, passage: Passage, weights: Tensor, dreams: dict[str, Path]) -> Term:
-        reconstruction = passage.reconstruction
-        log_q = passage.only_present(passage.q.log_prob(passage.h))
+    def _layer(self, cost: Cost, weights: Tensor, dreams: dict[str, Path]) -> Term:
+        passage, reconstruction, log_q = cost
         share = 0.5 if self.sleep else 1.0
         parts = {
             f"{passage.name}.reconstruction": mean_over_rows(reconstruction, weights),
@@ -85,6 +86,11 @@ class ReweightedWakeSleep(Rule):
             f"{passage.name}.entropy": log_q.detach().mean(),
         }
         return Term(passage.name, parts, account)
+
+
+def _cost(passage: Passage) -> Cost:
+    log_q = passage.only_present(passage.q.log_prob(passage.h))
+    return Cost(passage, passage.reconstruction, log_q)
 
 
 def _constant_draw(q: Product, shape: torch.Size) -> Tensor:
