@@ -164,11 +164,10 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             model = build_model(self._parts(), {n: e.visible() for n, e in encodings.items()})
             rule = build_rule(self.rule, self.samples)
             rule.check(model)
-            self.encodings_ = encodings
-            data = self._batch(raws)
-            train, held = self._split(data, validation_data)
+            # together, so that training that fails leaves the last good weights with their encoding
+            self.encodings_, self.model_ = encodings, model
+            train, held = self._split(self._encoded(raws), validation_data)
             history = trainer.fit(model, rule, train, held)
-        self.model_ = model
         self._keep(history)
         return self
 
@@ -240,8 +239,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             estimate = importance(self.model_, self._batch(raws), samples)
         jacobian = np.zeros(estimate.rows)
         for name, raw in raws.items():
-            if self.encodings_[name].scale:
-                jacobian += self.encodings_[name].log_jacobian(raw.seen.reshape(raw.rows, -1))
+            jacobian += self.encodings_[name].log_jacobian(raw.seen.reshape(raw.rows, -1))
         return dataclasses.replace(estimate, log_prob=estimate.log_prob + jacobian)
 
     def score_samples(self, X: Data) -> NDArray[np.float64]:
@@ -355,16 +353,21 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return checked(self, X, reset=False)
 
     def _batch(self, raws: Mapping[str, Raw]) -> Batch:
+        """The rows where the fitted model is, in its precision."""
+        return self._encoded(raws).to(self._like.device, self._like.dtype)
+
+    def _encoded(self, raws: Mapping[str, Raw]) -> Batch:
+        """The rows in the data's precision."""
         values, seen = {}, {}
         for name, encoding in self.encodings_.items():
             numbers, mask = encoding.encode(raws[name].values)
             values[name] = torch.as_tensor(numbers)
             seen[name] = torch.as_tensor(mask)
-        return Batch.of(values, seen).to(self._like.device, self._like.dtype)
+        return Batch.of(values, seen)
 
     def _split(self, data: Batch, validation_data: Data) -> tuple[Batch, Batch | None]:
         if validation_data is not None:
-            return data, self._batch(checked(self, validation_data, reset=False))
+            return data, self._encoded(checked(self, validation_data, reset=False))
         held = int(self.validation * data.rows)
         if held < 2:
             return data, None
@@ -392,6 +395,5 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     @property
     def _like(self) -> torch.Tensor:
-        """A tensor of the model's device and precision; before training, of the data's."""
-        fitted = hasattr(self, "model_")
-        return next(self.model_.parameters()) if fitted else torch.empty(0, dtype=torch.float64)
+        """A tensor of the model's device and precision."""
+        return next(self.model_.parameters())

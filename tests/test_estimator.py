@@ -180,6 +180,26 @@ def test_log_likelihood_is_in_the_units_of_the_data():
     np.testing.assert_allclose(one.log_prob - ten.log_prob, 4 * np.log(10), rtol=1e-4)
 
 
+def test_fitting_again_forgets_the_first_fit():
+    X = 1e3 + holes(share=0.0)
+    again = GenProp(**SMALL).fit(holes(columns=3)).set_params(precision="64").fit(X)
+    fresh = GenProp(**SMALL, precision="64").fit(X)
+    np.testing.assert_array_equal(again.sample(3), fresh.sample(3))
+
+
+def test_training_that_fails_leaves_weights_and_encoding_of_the_same_data():
+    X = holes(share=0.0)
+    model = GenProp(**SMALL).fit(X[:, :3])
+    poison = {"lr": 1e30, "optimizer": "sgd", "batch_size": 8}
+    with (
+        pytest.warns(UserWarning, match="halved"),
+        pytest.raises(FloatingPointError, match="last good weights"),
+    ):
+        model.set_params(**poison).fit(X)
+    assert np.isfinite(model.sample(3)).all()
+    assert model.sample(3).shape == (3, 4)
+
+
 def test_pipeline_grid_search_and_clone():
     X, y = load_digits(return_X_y=True)
     X, y = (X[:120] >= 8).astype(float), y[:120] % 2
