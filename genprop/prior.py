@@ -60,6 +60,17 @@ class DensityPrior(Prior, ABC):
         """Log P(h_seen) in nats; without a mask all of h counts."""
 
 
+class FollowingPrior(Prior, ABC):
+    """A prior that keeps codes of the training rows, or what it needs of them."""
+
+    @abstractmethod
+    def follow(self, codes: Elements) -> None:
+        """Takes note of the codes ``(rows, elements)`` as the encoders make them now.
+
+        Training calls it before every epoch, because codes move with their encoders.
+        """
+
+
 class LawPrior(DensityPrior, ABC):
     """A density prior whose law is a distribution that knows its own conditionals."""
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from genprop.data import Batch
-from genprop.model import Model
+from genprop.model import Model, joint_code
+from genprop.prior import FollowingPrior
 from genprop.progress import Progress
 from genprop.rules.rule import Rule, Term
 
@@ -156,6 +157,7 @@ class _Run:
     def epochs(self) -> Iterator[Row]:
         """Trains epoch after epoch, and stops early where the validation bound stays."""
         while len(self.history) < self.how.epochs:
+            self._tell_prior()
             row = self._sound_epoch()
             self.history.append(row)
             self._keep_best(row)
@@ -170,6 +172,11 @@ class _Run:
         self.model.eval()
         if self.best.weights:
             self.model.load_state_dict(self.best.weights)
+
+    def _tell_prior(self) -> None:
+        prior = self.model.prior
+        if isinstance(prior, FollowingPrior):
+            prior.follow(whole_codes(self.model, self.data))
 
     def _sound_epoch(self) -> Row:
         """An epoch without a non-finite value; after one it goes back and lowers the step."""
@@ -263,6 +270,27 @@ class _Run:
     def _keep_best(self, row: Row) -> None:
         if self.validation is not None and row["validation"] < self.best.bound:
             self.best = _Best(row["validation"], int(row["epoch"]), _snapshot(self.model))
+
+
+@torch.no_grad()
+def whole_codes(model: Model, data: Batch, rows_at_once: int = 4096) -> Tensor:
+    """A draw of Q(h_L | x_seen) for every row that shows something of each modality.
+
+    Raises:
+        ValueError: there is no such row.
+    """
+    parts: list[Tensor] = []
+    for start in range(0, data.rows, rows_at_once):
+        part = data.take(slice(start, start + rows_at_once))
+        code, seen = joint_code(model.encode(part))[0], model.code_seen(part)
+        parts.append(code if seen is None else code[seen.all(-1)])
+    codes = torch.cat(parts)
+    if not len(codes):
+        raise ValueError(
+            f"{type(model.prior).__name__} learns from rows that show all modalities, but there "
+            f"is none; use prior='full', whose marginals are known"
+        )
+    return codes
 
 
 @torch.no_grad()

@@ -19,11 +19,15 @@ FACES = ("description", "estimator", "diagnostics", "plots", "persistence", "fil
 FLOORS = (
     ("shapes", "seeds"),
     ("nets", "distributions"),
-    ("multivariate", "logistic"),
+    ("multivariate", "logistic", "autoregressive", "quantised"),
+    ("mixture", "diffusion"),
     ("conditional", "prior", "kernel"),
     ("data", "encoding"),
     ("stack", "table"),
+    ("passage",),
     ("model",),
+    # kernels see a log-density, never a model or a prior: a flow's conditional is a chain of them
+    ("samplers.hamiltonian",),
     ("priors.*", "samplers.*"),
     ("rules.*", "likelihood.*"),
     ("progress",),
