@@ -6,8 +6,6 @@ digits in nats, estimated by importance sampling, as paired differences over see
 
 import argparse
 import math
-import multiprocessing
-import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -17,6 +15,7 @@ import torch
 
 from benchmarks import report
 from benchmarks.data import split_digits
+from benchmarks.pool import run_all
 from genprop.conditional import Bernoulli
 from genprop.data import Batch
 from genprop.model import Model
@@ -149,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs all jobs, prints the tables and writes the JSON."""
     arguments = parse(argv)
     jobs = plan(arguments)
-    outcomes = dict(zip(jobs, run_all(jobs), strict=True))
+    outcomes = dict(zip(jobs, run_all(run, jobs, said), strict=True))
     differences, bars = judge(outcomes, range(arguments.seeds))
     result = report.Report(
         benchmark="rules",
@@ -200,16 +199,9 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
     return [job for job in jobs if any(text.lower() in job.name.lower() for text in wanted)]
 
 
-def run_all(jobs: Sequence[Job]) -> Iterable[Outcome]:
-    """The outcomes in the order of the jobs, as many at once as there are cores."""
-    workers = min(os.cpu_count() or 1, len(jobs))
-    with multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) as pool:
-        for number, (job, outcome) in enumerate(zip(jobs, pool.imap(run, jobs), strict=True), 1):
-            report.tell(
-                f"[{number}/{len(jobs)}] {job.name}, seed {job.seed}: "
-                f"NLL {outcome.nll:.3f} ({outcome.seconds:.0f} s)"
-            )
-            yield outcome
+def said(job: Job, outcome: Outcome) -> str:
+    """What one run came to, in a line."""
+    return f"{job.name}, seed {job.seed}: NLL {outcome.nll:.3f} ({outcome.seconds:.0f} s)"
 
 
 def run(job: Job) -> Outcome:

@@ -1,22 +1,42 @@
 """Models and rules from the words and numbers of GenProp's arguments."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
-from genprop.conditional import Bernoulli, Categorical, Family, Gaussian, Logistic
+from genprop.conditional import Autoregressive, Bernoulli, Categorical, Family, Gaussian, Logistic
 from genprop.model import Model
 from genprop.prior import Prior
+from genprop.priors.autoregressive import AutoregressivePrior
+from genprop.priors.denoising import DenoisingPrior
 from genprop.priors.factorial import FactorialPrior
+from genprop.priors.flow import FlowPrior
 from genprop.priors.gaussian import GaussianPrior
+from genprop.priors.gsn import GSNPrior, NeighbourPrior
+from genprop.priors.mixture import MixturePrior
+from genprop.priors.parzen import ParzenPrior
+from genprop.priors.vamp import VampPrior
 from genprop.rules.backprop import Backprop
 from genprop.rules.rule import Rule
 from genprop.rules.target import TargetPropagation
 from genprop.rules.wake_sleep import ReweightedWakeSleep
-from genprop.stack import Stack, is_discrete
+from genprop.stack import Layer, Stack, is_discrete
 
-PRIORS = ("auto", "gaussian", "diagonal", "full", "factorial", "logistic")
 RULES = ("target", "difference", "long", "rws", "elbo", "iwae", "dreg")
-COVARIANCES = {"gaussian": "standard", "diagonal": "diagonal", "full": "full"}
+COMPONENTS, PSEUDO_INPUTS, NOISE = 20, 50, 0.5
+Stacks = Mapping[str, Stack]
+
+
+class Tops(NamedTuple):
+    """What a prior stands on: the families of all codes, and the layers that give them."""
+
+    families: list[Family]
+    layers: list[Layer]
+
+    @property
+    def elements(self) -> int:
+        """The size of the joint code."""
+        return sum(family.elements for family in self.families)
 
 
 def build_model(parts: Mapping[str, Any], visible: Mapping[str, Family]) -> Model:
@@ -34,25 +54,29 @@ def build_model(parts: Mapping[str, Any], visible: Mapping[str, Family]) -> Mode
         name: Stack.build(family, _hidden(parts["hidden"], name), parts["latent"], **nets)
         for name, family in visible.items()
     }
-    return Model(stacks, build_prior(parts["prior"], stacks))
+    return Model(stacks, build_prior(parts["prior"], stacks, visible))
 
 
-def build_prior(prior: str | Prior, stacks: Mapping[str, Stack]) -> Prior:
-    """The prior of that name for the stacks' codes; a prior is returned as it is."""
+def build_prior(prior: str | Prior, stacks: Stacks, visible: Mapping[str, Family]) -> Prior:
+    """The prior of that name for the stacks' codes; a prior is returned as it is.
+
+    Args:
+        prior: a name of ``PRIORS``, or a prior.
+        stacks: a stack for each modality.
+        visible: the families of the data, which are the codes of stacks without layers.
+    """
+    raw = {n: visible[n] for n, stack in stacks.items() if not len(stack.layers)}
     if isinstance(prior, Prior):
-        return prior
-    tops = [stack[-1].encoder.family for stack in stacks.values()]
-    elements = sum(top.elements for top in tops)
+        return _of_kind(prior, raw)
+    tops = Tops(
+        [s[-1].encoder.family if len(s.layers) else visible[n] for n, s in stacks.items()],
+        [s[-1] for s in stacks.values() if len(s.layers)],
+    )
     if prior == "auto":
-        discrete = any(is_discrete(top) for top in tops)
-        prior = "factorial" if discrete else "full" if len(stacks) > 1 else "gaussian"
-    if prior in COVARIANCES:
-        return GaussianPrior(elements, COVARIANCES[prior])
-    if prior == "logistic":
-        return FactorialPrior(Logistic(elements))
-    if prior == "factorial":
-        return FactorialPrior(_units(tops))
-    raise ValueError(f"prior must be a Prior or one of {', '.join(PRIORS)}, but is {prior!r}")
+        prior = _own_prior(tops)
+    if prior not in PRIORS:
+        raise ValueError(f"prior must be a Prior or one of {', '.join(PRIORS)}, but is {prior!r}")
+    return _of_kind(BUILDERS[prior](tops), raw)
 
 
 def build_rule(rule: str | Rule, samples: int) -> Rule:
@@ -73,17 +97,15 @@ def _hidden(hidden: Sequence[int] | Mapping[str, Sequence[int]], name: str) -> S
         if name not in hidden:
             raise ValueError(f"hidden names {list(hidden)}, but the data has modality {name!r}")
         hidden = hidden[name]
-    if not len(hidden) or min(hidden) < 1:
-        raise ValueError(
-            f"hidden must give the size of at least one layer, all positive, but is {hidden!r}"
-        )
+    if min(hidden, default=1) < 1:
+        raise ValueError(f"hidden gives the size of each layer, all positive, but is {hidden!r}")
     return hidden
 
 
 def _units(tops: Sequence[Family]) -> Family:
     """The units of a factorial prior over several codes of one kind."""
     elements = sum(top.elements for top in tops)
-    if all(isinstance(top, Bernoulli) for top in tops):
+    if all(isinstance(top, Bernoulli | Autoregressive) for top in tops):
         return Bernoulli(elements)
     if all(isinstance(top, Gaussian) for top in tops):
         return Gaussian(elements)
@@ -96,3 +118,69 @@ def _sizes(top: Family) -> Sequence[int]:
     raise ValueError(
         f"a factorial prior needs codes of one kind, but one is {type(top).__name__}; give a Prior"
     )
+
+
+def _of_kind(prior: Prior, raw: Mapping[str, Family]) -> Prior:
+    """The prior, if it is one of what the stacks without layers hold; a Model checks the others."""
+    kinds = ("real-valued", "discrete")
+    for name, family in raw.items():
+        if is_discrete(family) != prior.discrete:
+            raise ValueError(
+                f"modality {name!r} is {kinds[is_discrete(family)]} and has no layers, but "
+                f"{type(prior).__name__} is a law of {kinds[prior.discrete]} values; use "
+                f"prior='auto', or give it layers"
+            )
+    return prior
+
+
+def _own_prior(tops: Tops) -> str:
+    """The simplest prior that can hold the codes."""
+    if any(isinstance(family, Autoregressive) for family in tops.families):
+        return "autoregressive"
+    if any(is_discrete(family) for family in tops.families):
+        return "factorial"
+    return "full" if len(tops.families) > 1 or not tops.layers else "gaussian"
+
+
+def _vamp(tops: Tops) -> Prior:
+    """Its components are codes of what the top encoders read, which may be zeros and ones."""
+    if len(tops.layers) < len(tops.families):
+        raise ValueError("prior='vamp' is made of encoders, but a stack has no layer; give it one")
+    binary = [is_discrete(layer.decoder.family) for layer in tops.layers]
+    return VampPrior([layer.encoder for layer in tops.layers], PSEUDO_INPUTS, binary=binary)
+
+
+def _reconstruction(tops: Tops) -> Family:
+    """What a chain's step draws from: of real codes a Gaussian whose width depends on where."""
+    if any(is_discrete(family) for family in tops.families):
+        return _units(tops.families)
+    return Gaussian(tops.elements, scale="net")
+
+
+def _neighbour(tops: Tops) -> Prior:
+    """Of real codes the Parzen density of the noise's width, which is what its chain draws from."""
+    if any(is_discrete(family) for family in tops.families):
+        return NeighbourPrior(_units(tops.families), NOISE)
+    return NeighbourPrior(Gaussian(tops.elements, scale=NOISE), NOISE)
+
+
+def _flow(name: str, tops: Tops) -> Prior:
+    return FlowPrior(tops.elements, name)
+
+
+BUILDERS: dict[str, Callable[[Tops], Prior]] = {
+    "gaussian": lambda tops: GaussianPrior(tops.elements),
+    "diagonal": lambda tops: GaussianPrior(tops.elements, "diagonal"),
+    "full": lambda tops: GaussianPrior(tops.elements, "full"),
+    "factorial": lambda tops: FactorialPrior(_units(tops.families)),
+    "logistic": lambda tops: FactorialPrior(Logistic(tops.elements)),
+    "autoregressive": lambda tops: AutoregressivePrior(tops.elements),
+    "mixture": lambda tops: MixturePrior(tops.elements, COMPONENTS),
+    "vamp": _vamp,
+    "parzen": lambda tops: ParzenPrior(tops.elements),
+    "denoising": lambda tops: DenoisingPrior(tops.elements),
+    "gsn": lambda tops: GSNPrior(_reconstruction(tops)),
+    "neighbour": _neighbour,
+    **{name: partial(_flow, name) for name in ("nice", "realnvp", "nsf", "maf", "cnf")},
+}
+PRIORS = ("auto", *BUILDERS)

@@ -1,4 +1,4 @@
-"""The command line: genprop demo, fit, sample, impute and evaluate."""
+"""The command line: genprop demo, fit, sample, impute, evaluate and diagnose."""
 
 import importlib
 import importlib.metadata
@@ -10,11 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
+from genprop.accounts import (
+    checkup_summary,
+    checkup_table,
+    fit_summary,
+    fit_table,
+    scores_summary,
+    scores_table,
+)
 from genprop.config import ARGUMENTS, MODEL, read_settings, read_toml
 from genprop.files import check_writable, json_text, read_data, write_data
 
@@ -147,8 +153,8 @@ def fit(
     X = read_data(data, key)
     model = _load("genprop.estimator").GenProp(**settings).fit(X)
     model.save(out)
-    summary = {"data": data, **_summary(model, X), "model": out}
-    _show(summary, _fitted_table(summary), json)
+    summary = {"data": data, **fit_summary(model, X), "model": out}
+    _show(summary, fit_table(summary), json)
 
 
 @app.command()
@@ -217,8 +223,30 @@ def evaluate(
         table.index = getattr(X, "index", table.index)
         write_data(out, table)
         _say(f"Wrote {_counted(estimate.rows, 'row')} to {out}")
-    scores = _scores(estimate)
-    _show(scores, _scores_table(scores), json)
+    scores = scores_summary(estimate)
+    _show(scores, scores_table(scores), json)
+
+
+@app.command()
+def diagnose(
+    model_folder: ModelFolder,
+    data: Data,
+    rows: Annotated[int, typer.Option(min=1, help="The first so many rows of the data.")] = 8,
+    chains: Annotated[int, typer.Option(min=1, help="Chains of each row.")] = 4,
+    draws: Annotated[int, typer.Option(min=4, help="Draws of each chain.")] = 500,
+    warmup: Annotated[int, typer.Option(min=0, help="Transitions before the first draw.")] = 500,
+    seed: Seed = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("genprop-diagnosis"),
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """Sample the hidden values of rows by Markov chains, and say how far to trust such chains."""
+    _check_folder(out)
+    X = read_data(data, key)
+    examine = _load("genprop.checkup").check_up
+    checkup = examine(_loaded(model_folder), X, rows, chains, draws, warmup, random_state=seed)
+    summary = checkup_summary(checkup, checkup.write_pictures(out))
+    _show(summary, checkup_table(summary), json)
 
 
 def _rows_named(drawn: Any) -> Any:
@@ -236,100 +264,7 @@ def _loaded(folder: Path) -> Any:
     return _load("genprop.estimator").GenProp.load(folder)
 
 
-def _summary(model: Any, X: Any) -> dict[str, Any]:
-    """What was fitted, and how well, in plain values."""
-    history = model.history_
-    known = history["validation"].notna().any()
-    best = history.iloc[int(history["validation"].argmin()) if known else -1]
-    prior = model.model_.prior
-    return {
-        "rows": len(next(iter(X.values())) if isinstance(X, dict) else X),
-        "modalities": {name: _modality(model, name, X) for name in model.encodings_},
-        "prior": " ".join([type(prior).__name__, getattr(prior, "covariance", "")]).strip(),
-        "rule": model.rule,
-        "samples": model.samples,
-        "epochs": len(history),
-        "best_epoch": int(best["epoch"]),
-        "train": float(best["train"]),
-        "validation": float(best["validation"]),
-        "seconds": float(history["seconds"].sum()),
-    }
-
-
-def _modality(model: Any, name: str, X: Any) -> dict[str, Any]:
-    import pandas as pd
-
-    encoding, stack = model.encodings_[name], model.model_.stacks[name]
-    return {
-        "event": encoding.event,
-        "missing": np.mean(pd.isna(X[name] if isinstance(X, dict) else X)),
-        "family": encoding.family,
-        "layers": [stack.elements, *(layer.above for layer in stack.layers)],
-        "standardised": bool(encoding.scale),
-    }
-
-
-def _fitted_table(summary: Mapping[str, Any]) -> Table:
-    table = _table()
-    table.add_row("data", f"{summary['data']}: {summary['rows']:,} rows")
-    for name, part in summary["modalities"].items():
-        table.add_row("modality", f"{name}: {_described(part)}")
-    table.add_row("prior", summary["prior"])
-    table.add_row("rule", f"{summary['rule']}, {summary['samples']} samples a row")
-    table.add_row("epochs", f"{summary['epochs']}, the best was {summary['best_epoch']}")
-    table.add_row("bound", _bounds(summary))
-    table.add_row("saved in", str(summary["model"]))
-    return table
-
-
-def _described(part: Mapping[str, Any]) -> str:
-    shape = " by ".join(f"{size:,}" for size in part["event"])
-    columns = " columns" if len(part["event"]) == 1 else ""
-    layers = "-".join(str(size) for size in part["layers"])
-    missing = f"{part['missing']:.1%} missing"
-    return f"{shape}{columns}, {missing}, {part['family']}, layers {layers}"
-
-
-def _bounds(summary: Mapping[str, Any]) -> str:
-    held = "" if np.isnan(summary["validation"]) else f", {summary['validation']:.2f} validation"
-    scaled = any(part["standardised"] for part in summary["modalities"].values())
-    unit = "nats a row of standardised columns" if scaled else "nats a row"
-    return f"{summary['train']:.2f} training{held} (on -log P(x), {unit})"
-
-
-def _scores(estimate: Any) -> dict[str, Any]:
-    return {
-        "log_prob": estimate.mean,
-        "std_error": estimate.mean_std_error,
-        "rows": estimate.rows,
-        "median_ess": float(np.median(estimate.ess)),
-        "khat_above_0.7": estimate.unreliable,
-        "samples": estimate.samples,
-        "bound": estimate.bound,
-        "method": estimate.method,
-    }
-
-
-def _scores_table(scores: Mapping[str, Any]) -> Table:
-    table = _table()
-    mean, error = scores["log_prob"], scores["std_error"]
-    table.add_row("log P(x)", f"{mean:.2f} ± {error:.2f} nats a row, of {scores['rows']:,} rows")
-    table.add_row(
-        "estimate", f"{scores['bound']} bound by {scores['method']}, {scores['samples']:,} samples"
-    )
-    table.add_row("ESS", f"{scores['median_ess']:.0f} (median of the rows)")
-    table.add_row("k-hat", f"above 0.7 in {scores['khat_above_0.7']:.0%} of the rows")
-    return table
-
-
-def _table() -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column()
-    return table
-
-
-def _show(content: Mapping[str, Any], table: Table, json: bool) -> None:
+def _show(content: Mapping[str, Any], table: RenderableType, json: bool) -> None:
     if json:
         typer.echo(json_text(dict(content)))
     else:

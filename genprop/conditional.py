@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from genprop.autoregressive import AutoregressiveBernoulli
 from genprop.distributions import (
     IndependentBernoulli,
     IndependentCategorical,
@@ -159,6 +160,47 @@ class Categorical(Family):
 
     def forward(self, outputs: Elements) -> IndependentCategorical:
         return IndependentCategorical(outputs, self.sizes)
+
+
+class Autoregressive(Family):
+    r"""P(x) = ∏_j P(x_j | x_<j) over zeros and ones, by hidden units that read x in order (NADE).
+
+    With outputs c and b, and weights W and V that all rows share,
+    P(x_j = 1 | x_<j) = sigmoid(b_j + V_j · sigmoid(c + Σ_{i<j} W_i x_i)). It may be the family of
+    an encoder, of a decoder, and of the data.
+
+    Args:
+        elements: dimensions.
+        units: hidden units.
+        particles: the most vectors that a sum over unseen elements may look at; such sums are exact
+            for log2(particles) unseen elements, and estimates for more.
+
+    Raises:
+        ValueError: no element, unit or particle.
+
+    References:
+        Larochelle, Murray, 2011, The neural autoregressive distribution estimator. Bornschein,
+        Bengio, 2015, Reweighted wake-sleep (arXiv 1406.2751), whose layers may be of this family.
+
+    >>> Autoregressive(3, units=5).outputs
+    8
+    """
+
+    def __init__(self, elements: int, units: int = 64, particles: int = 64) -> None:
+        super().__init__()
+        if min(elements, units, particles) < 1:
+            raise ValueError(
+                f"an autoregressive family needs at least one element, one unit and one particle, "
+                f"but got elements={elements}, units={units} and particles={particles}"
+            )
+        self.elements, self.units, self.particles = elements, units, particles
+        self.outputs = units + elements
+        self.W = nn.Parameter(torch.randn(elements, units) / math.sqrt(elements))
+        self.V = nn.Parameter(0.1 * torch.randn(elements, units) / math.sqrt(units))
+
+    def forward(self, outputs: Elements) -> AutoregressiveBernoulli:
+        c, b = outputs.split((self.units, self.elements), -1)
+        return AutoregressiveBernoulli(c, b, self.W, self.V, self.particles)
 
 
 class Conditional(nn.Module):

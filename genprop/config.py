@@ -110,6 +110,8 @@ def _switch(value: Any) -> bool:
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
+    if value == "none":
+        return ()
     return tuple(_whole(part) for part in _parts(value))
 
 
@@ -150,14 +152,14 @@ NAME = Kind("NAME", "a word", _word)
 N = Kind("N", "a whole number", _whole)
 NUMBER = Kind("NUMBER", "a number", _number)
 YES = Kind("", "true or false", _switch)
-SIZES = Kind("SIZES", "sizes such as 64,32", _sizes)
+SIZES = Kind("SIZES", "sizes such as 64,32, or none", _sizes)
 FAMILIES = Kind("FAMILY", "a word, or words such as bernoulli,gaussian", _words)
 
 MODEL = {
     "hidden": Argument(
         _by_modality(SIZES, "'image=64,32 label=8'"),
         "64,32",
-        "Sizes of the layers from the data upward.",
+        "Sizes of the layers from the data upward, or none.",
     ),
     "visible": Argument(
         _by_modality(Kind("FAMILY", "a word", _word), "'image=bernoulli label=categorical'"),
@@ -165,9 +167,16 @@ MODEL = {
         "auto, gaussian, bernoulli, categorical or logistic.",
     ),
     "latent": Argument(
-        FAMILIES, "gaussian", "gaussian, bernoulli or categorical, or one for each layer."
+        FAMILIES,
+        "gaussian",
+        "gaussian, bernoulli, categorical or autoregressive, or one for each layer.",
     ),
-    "prior": Argument(NAME, "auto", "auto, gaussian, diagonal, full, factorial or logistic."),
+    "prior": Argument(
+        NAME,
+        "auto",
+        "auto, gaussian, diagonal, full, factorial, logistic, autoregressive, mixture, vamp, "
+        "parzen, denoising, gsn, neighbour, nice, realnvp, nsf, maf or cnf.",
+    ),
     "rule": Argument(NAME, "target", "target, difference, long, rws, elbo, iwae or dreg."),
     "samples": Argument(N, "5", "Paths drawn for each row in training."),
     "units": Argument(SIZES, "128", "Hidden units of every net."),

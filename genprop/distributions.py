@@ -55,7 +55,7 @@ class Product(Distribution, ABC):
     def entropy(self) -> PerRow:
         """The sum over elements of -E log P_j(x_j), in nats."""
 
-    def given(self, x: Elements, seen: Seen) -> "Held":
+    def given(self, x: Elements, seen: Seen) -> Distribution:
         """The law of the unseen elements of x given the seen ones."""
         return Held(self, x, seen)
 
@@ -184,6 +184,11 @@ class IndependentNormal(LocationScale):
     def draw(self, shape: torch.Size) -> Elements:
         noise = torch.randn((*shape, *self.loc.shape), dtype=self.loc.dtype, device=self.loc.device)
         return torch.addcmul(self.loc, noise, self.scale)
+
+    def smoothed(self, scale: Scale) -> "IndependentNormal":
+        """The law of x + scale·ε, ε ~ N(0, I)."""
+        width = (self.scale.square() + scale**2).sqrt()
+        return IndependentNormal(*torch.broadcast_tensors(self.loc, width))
 
     def denoise(self, y: Elements, scale: Scale) -> Elements:
         keep = self.scale.square() / (self.scale.square() + scale**2)

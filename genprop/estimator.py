@@ -43,15 +43,16 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     cell is missing, in every method.
 
     Args:
-        hidden: sizes of h_1, …, h_L, from the data upward; a dict of them for several modalities.
+        hidden: sizes of h_1, …, h_L, from the data upward, ``()`` for a prior on the data itself; a
+            dict of them for several modalities.
         visible: the family of the data: ``"auto"`` (Bernoulli where all values are 0 or 1, else
             Gaussian), ``"gaussian"``, ``"bernoulli"``, ``"categorical"``, ``"logistic"``; a dict of
             them for several modalities.
         latent: family of the hidden layers, one name or one for each: ``"gaussian"``,
-            ``"bernoulli"``, ``"categorical"``.
-        prior: P(h_L): ``"auto"`` (standard Gaussian for one modality of real codes, full Gaussian
-            for several, factorial for discrete codes), ``"gaussian"``, ``"diagonal"``, ``"full"``,
-            ``"factorial"``, ``"logistic"``, or a ``Prior``.
+            ``"bernoulli"``, ``"categorical"``, ``"autoregressive"``.
+        prior: P(h_L), a ``Prior``, a ``Model`` of codes, or a name of ``genprop.build.PRIORS``;
+            ``"auto"`` is ``"gaussian"``, of several modalities ``"full"``, of discrete codes
+            ``"factorial"``.
         rule: credit assignment: ``"target"``, ``"difference"``, ``"long"``, ``"rws"``, ``"elbo"``,
             ``"iwae"``, ``"dreg"``, or a ``Rule``.
         samples: paths drawn for each row in training; 1 is faster and fits less well.
@@ -250,17 +251,20 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """The mean of log P(x_seen) over rows, nats; y is not used."""
         return self.log_likelihood(X).mean
 
+    def batch(self, X: Data) -> Batch:
+        """The rows as ``model_`` takes them: numbers with masks, where it is, in its precision."""
+        return self._batch(self._raws(X))
+
     def transform(self, X: Data) -> NDArray[np.float32]:
         """The codes h_L of the rows, by the mode of every encoder: ``(rows, code)``."""
-        batch = self._batch(self._raws(X))
-        paths = self.model_.encode(batch, point=True)
+        paths = self.model_.encode(self.batch(X), point=True)
         codes: NDArray[np.float32] = joint_code(paths)[0].cpu().numpy()
         return codes
 
     def inverse_transform(self, H: NDArray[Any]) -> Data:
         """E[x | h_1] of codes ``(rows, code)``, by the mode of every decoder above."""
         check_is_fitted(self)
-        codes = torch.as_tensor(np.asarray(H)).to(self._like)
+        codes = torch.as_tensor(np.asarray(H)).to(self.model_.like)
         width = self.model_.prior.elements
         if codes.ndim != 2 or codes.shape[1] != width:
             raise ValueError(f"codes must be (rows, {width}), but have shape {tuple(codes.shape)}")
@@ -354,7 +358,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _batch(self, raws: Mapping[str, Raw]) -> Batch:
         """The rows where the fitted model is, in its precision."""
-        return self._encoded(raws).to(self._like.device, self._like.dtype)
+        return self._encoded(raws).to(self.model_.like.device, self.model_.like.dtype)
 
     def _encoded(self, raws: Mapping[str, Raw]) -> Batch:
         """The rows in the data's precision."""
@@ -392,8 +396,3 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _chosen(self, random_state: Any) -> Any:
         return self.random_state if random_state is None else random_state
-
-    @property
-    def _like(self) -> torch.Tensor:
-        """A tensor of the model's device and precision."""
-        return next(self.model_.parameters())

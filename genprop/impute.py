@@ -8,8 +8,7 @@ from torch import Tensor
 from genprop.data import Batch
 from genprop.likelihood.importance import rows_at_once
 from genprop.likelihood.pareto import pareto_khat
-from genprop.model import Model, joint_code
-from genprop.stack import Path
+from genprop.model import Model
 
 
 @dataclass(frozen=True)
@@ -69,49 +68,6 @@ def resample(
 
 
 def _part(model: Model, batch: Batch, draws: int, samples: int, mean: bool) -> Imputation:
-    paths = model.encode(batch, samples)
-    log_w = model.log_weights(paths, batch)
-    weights = log_w.softmax(0)
-    chosen = torch.multinomial(weights.T, draws, replacement=True).T
-    kept = {name: _picked(path, chosen) for name, path in paths.items()}
-    below = _absent_filled(model, batch, kept, mean)
-    x = {name: _completed(model, batch, name, path, below, mean) for name, path in kept.items()}
+    x, log_w = model.complete(batch, draws, samples, mean)
     khat = pareto_khat(log_w.T.cpu().double().numpy())
-    return Imputation(x, 1 / weights.square().sum(0), torch.as_tensor(khat))
-
-
-def _picked(path: Path, chosen: Tensor) -> Path:
-    """The chosen draw of each row at every level: (draws, rows, elements)."""
-    rows = torch.arange(chosen.shape[1], device=chosen.device)
-    return Path(tuple(h[chosen, rows] for h in path.h), path.laws)
-
-
-def _absent_filled(
-    model: Model, batch: Batch, kept: dict[str, Path], mean: bool
-) -> dict[str, Path] | None:
-    """Paths down from the prior's code given the codes that are seen; None if all are."""
-    seen = model.code_seen(batch)
-    if seen is None:
-        return None
-    code = joint_code(kept)
-    return model.decode(model.prior.condition(code, seen).sample(), mean)
-
-
-def _completed(
-    model: Model,
-    batch: Batch,
-    name: str,
-    path: Path,
-    below: dict[str, Path] | None,
-    mean: bool,
-) -> Tensor:
-    seen = batch.seen[name]
-    if seen is None or below is None:
-        return path.x
-    stack = dict(model.named_stacks())[name]
-    drawn = below[name].x
-    if len(stack.layers):
-        law = stack[0].decoder(path.h[1])
-        own = law.mean if mean else law.sample()
-        drawn = torch.where(seen.any(-1, keepdim=True), own, drawn)
-    return torch.where(seen, batch.x[name], drawn)
+    return Imputation(x, 1 / log_w.softmax(0).square().sum(0), torch.as_tensor(khat))

@@ -1,30 +1,40 @@
 """Model: stacks of layers, one a modality, under a prior of their codes."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from genprop.data import Batch
+from genprop.descent import descend
+from genprop.distributions import SAMPLE_SHAPE, Scale
+from genprop.passage import Foot, climb_stack, straight_through
 from genprop.prior import Prior
 from genprop.shapes import Elements, PerRow, Seen
 from genprop.stack import Path, Stack, is_discrete
 
 LogPrior = Callable[[Tensor, Tensor | None], Tensor]
+NESTED = "prior"  # in names: of the model that is a model's prior
+PROPOSALS = 200  # paths of which a conditional draw is one
 
 
-class Model(nn.Module):
+class Model(Prior):
     r"""P(x, h) = P(h_L) ∏_l P(h_{l-1} | h_l) beside Q(h | x) = ∏_l Q(h_l | h_{l-1}).
 
-    Every modality has a stack of its own; the prior is that of all codes side by side.
+    Every modality has a stack of its own; the prior is that of all codes side by side. A model is
+    a prior itself, P(x) of whatever vectors x stands for: over the codes of other stacks it is
+    their deep top level, as if its layers stood on theirs.
 
     Args:
         stacks: a stack for each modality, or one alone, which becomes modality ``"x"``.
         prior: its elements are those of all codes together.
+        samples: paths K of its loss as a prior, -log (1/K) Σ_k P(x, h_k) / Q(h_k | x).
 
     Raises:
-        ValueError: the prior has another size, a name cannot be used, or real-valued codes meet
-            a discrete prior (or the reverse).
+        ValueError: the prior has another size, a name cannot be used, no sample, or real-valued
+            codes meet a discrete prior (or the reverse).
 
     >>> from genprop.conditional import Bernoulli
     >>> from genprop.priors.gaussian import GaussianPrior
@@ -33,21 +43,67 @@ class Model(nn.Module):
     torch.Size([3, 6])
     """
 
-    def __init__(self, stacks: Stack | Mapping[str, Stack], prior: Prior) -> None:
+    def __init__(self, stacks: Stack | Mapping[str, Stack], prior: Prior, samples: int = 1) -> None:
         super().__init__()
         named = {"x": stacks} if isinstance(stacks, Stack) else dict(stacks)
         _check(named, prior)
+        if samples < 1:
+            raise ValueError(f"a model needs at least one sample for its loss, but got {samples}")
         self.stacks = nn.ModuleDict(named)
-        self.prior = prior
+        self.prior, self.samples = prior, samples
+        self.elements = sum(self.widths.values())
+        self.discrete = all(_is_discrete(stack, prior) for stack in named.values())
 
     @property
     def sizes(self) -> dict[str, int]:
         """Elements of each modality's code, in their order in the joint code."""
         return {name: stack.code_elements for name, stack in self.named_stacks()}
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Elements of each modality."""
+        return {name: stack.elements or 0 for name, stack in self.named_stacks()}
+
     def named_stacks(self) -> list[tuple[str, Stack]]:
         """The modalities' names and stacks, in order."""
         return [(n, stack) for n, stack in self.stacks.items() if isinstance(stack, Stack)]
+
+    def all_stacks(self) -> list[tuple[str, Stack]]:
+        """The same, and then those of a prior that is a model, as ``prior.modality``."""
+        if not isinstance(self.prior, Model):
+            return self.named_stacks()
+        above = [(f"{NESTED}.{name}", stack) for name, stack in self.prior.all_stacks()]
+        return self.named_stacks() + above
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether any stack, here or in a prior that is a model, has a layer."""
+        return any(len(stack.layers) for _, stack in self.all_stacks())
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the model's device and precision."""
+        tensors: list[Tensor] = list(self.state_dict().values())
+        return next(t for t in tensors if t.is_floating_point())
+
+    @property
+    def summit(self) -> Prior:
+        """The prior above all layers: the prior, or the summit of a prior that is a model."""
+        return self.prior.summit if isinstance(self.prior, Model) else self.prior
+
+    def batch(self, h: Elements, seen: Seen | None = None) -> Batch:
+        """Vectors of all modalities side by side as rows of this model."""
+        widths = list(self.widths.values())
+        masks = [None] * len(widths) if seen is None else seen.split(widths, -1)
+        x = dict(zip(self.stacks, h.split(widths, -1), strict=True))
+        if seen is not None:
+            x = {n: torch.where(m, v, 0) for (n, v), m in zip(x.items(), masks, strict=True)}
+        return Batch(x, dict(zip(self.stacks, masks, strict=True)))
+
+    def feet(self, batch: Batch) -> Iterator[Foot]:
+        """Where the climbs through the stacks begin."""
+        for name, stack in self.named_stacks():
+            yield Foot(name, stack, batch.x[name], batch.seen[name], batch.present(name))
 
     def check(self, batch: Batch) -> None:
         """Raises ValueError unless the batch has this model's modalities and widths."""
@@ -96,8 +152,11 @@ class Model(nn.Module):
     def _code_seen(self, name: str, stack: Stack, batch: Batch) -> Tensor:
         x, seen, present = batch.x[name], batch.seen[name], batch.present(name)
         if seen is None or present is None:
-            return torch.ones(len(x), stack.code_elements, dtype=torch.bool, device=x.device)
-        return present[:, None].expand(-1, stack.code_elements) if len(stack.layers) else seen
+            shape = (*x.shape[:-1], stack.code_elements)
+            return torch.ones(shape, dtype=torch.bool, device=x.device)
+        if stack.elementwise:
+            return seen
+        return present[..., None].expand(*present.shape, stack.code_elements)
 
     def log_weights(
         self, paths: Mapping[str, Path], batch: Batch, log_prior: LogPrior | None = None
@@ -114,15 +173,161 @@ class Model(nn.Module):
         total = _log_prior(self.prior, log_prior)(joint_code(paths), self.code_seen(batch))
         for name, stack in self.named_stacks():
             path, present = paths[name], batch.present(name)
-            weight = stack.log_p(path, batch.seen[name]) - stack.log_q(path)
+            weight = stack.log_p(path, batch.seen[name]) - stack.log_q(path, batch.seen[name])
             total = total + (weight if present is None else torch.where(present, weight, 0))
         return total
+
+    def sample(self, shape: Sequence[int]) -> Elements:
+        return joint_x(self.decode(self.prior.sample(shape)))
+
+    def loss(self, h: Elements, seen: Seen | None = None) -> PerRow:
+        """-log (1/K) Σ_k P(h_seen, path_k) / Q(path_k | h_seen), paths from Q, in nats.
+
+        Its mean is an upper bound on -log P(h_seen), and differentiable.
+        """
+        batch, shape = self.batch(h, seen), torch.Size((self.samples,))
+        tops: dict[str, Tensor] = {}
+        log_w = h.new_zeros(())
+        for foot in self.feet(batch):
+            tops[foot.name] = foot.x.expand(*shape, *foot.x.shape)
+            for passage in climb_stack(foot, shape, straight_through, local=False):
+                log_p = passage.p.log_prob(passage.below, passage.seen)
+                log_w = log_w + passage.only_present(log_p) - passage.log_q()
+                tops[foot.name] = passage.h
+        log_w = log_w - self.prior.loss(torch.cat(list(tops.values()), -1), self.code_seen(batch))
+        return math.log(self.samples) - log_w.logsumexp(0)
+
+    @torch.no_grad()
+    def log_estimate(self, h: Elements, log_prior: LogPrior, seen: Seen | None = None) -> PerRow:
+        """The log of an unbiased estimate of P(h_seen), by one path from Q.
+
+        Args:
+            h: vectors of all modalities side by side.
+            log_prior: log P(code_seen), or the log of an unbiased estimate of it.
+            seen: what of h is seen.
+        """
+        batch = self.batch(h, seen)
+        return self.log_weights(self.encode(batch), batch, log_prior)[0]
+
+    def reconstruct(self, h: Elements, scale: Scale) -> Elements:
+        """E[h' | h' + scale·ε = h] with the path above h' drawn once from Q(· | h)."""
+        paths = self.encode(self.batch(h))
+        noise = torch.as_tensor(scale, dtype=h.dtype, device=h.device).expand_as(h)
+        spreads = self.batch(noise).x
+        parts = [
+            stack[0].decoder(paths[name].h[1][0]).denoise(paths[name].x[0], spreads[name])
+            for name, stack in self.named_stacks()
+            if len(stack.layers)
+        ]
+        if len(parts) < len(self.stacks):
+            raise ValueError(
+                "a model reconstructs codes by its layers, but one of its stacks has none; give "
+                "that stack a layer"
+            )
+        return torch.cat(parts, -1)
+
+    def condition(self, h: Elements, seen: Seen) -> "Completion":
+        return Completion(self, h, seen)
+
+    def refit(self, codes: Elements) -> None:
+        """Trains the whole model on the codes, as a prior, by the gradient of its loss."""
+        descend(self, codes)
+
+    @torch.no_grad()
+    def complete(
+        self, batch: Batch, draws: int = 1, samples: int = PROPOSALS, mean: bool = False
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Draws of what a batch does not show: paths of Q, drawn again by their weights, decoded.
+
+        A modality of which a row shows nothing gets its code from the prior, given the others'.
+
+        Args:
+            batch: rows, any of their cells unseen.
+            draws: how many completions of each row.
+            samples: paths from which each is drawn.
+            mean: E[x | h_1] in the unseen cells in place of a draw.
+
+        Returns:
+            For each modality whole rows ``(draws, rows, elements)``, the seen cells as they were;
+            and the log-weights ``(samples, rows)``.
+        """
+        # without a layer all paths are the data itself
+        paths = self.encode(batch, samples if self.has_layers else 1)
+        log_w = self.log_weights(paths, batch)
+        chosen = torch.multinomial(log_w.softmax(0).T, draws, replacement=True).T
+        kept = {name: _picked(path, chosen) for name, path in paths.items()}
+        below = self._absent(batch, kept, mean)
+        x = {name: self._completed(batch, name, path, below, mean) for name, path in kept.items()}
+        return x, log_w
+
+    def _absent(self, batch: Batch, kept: dict[str, Path], mean: bool) -> dict[str, Path] | None:
+        """Paths down from the prior's code given the codes that are seen; None if all are."""
+        seen = self.code_seen(batch)
+        if seen is None:
+            return None
+        code = joint_code(kept)
+        seen = seen.expand(code.shape)
+        return self.decode(self.prior.condition(code, seen).sample(), mean)
+
+    def _completed(
+        self, batch: Batch, name: str, path: Path, below: dict[str, Path] | None, mean: bool
+    ) -> Tensor:
+        seen = batch.seen[name]
+        if seen is None or below is None:
+            return path.x
+        stack = dict(self.named_stacks())[name]
+        drawn = below[name].x
+        if not stack.elementwise:
+            law = stack[0].decoder(path.h[1])
+            own = law.mean if mean else law.sample()
+            drawn = torch.where(seen.any(-1, keepdim=True), own, drawn)
+        return torch.where(seen, batch.x[name], drawn)
+
+
+class Completion(Distribution):
+    """P(unseen | seen) of a model, drawn by importance resampling of its encoders' paths.
+
+    Args:
+        model: the model.
+        h: vectors of all its modalities side by side, ``(…, elements)``.
+        seen: True where a value is held.
+    """
+
+    arg_constraints = {}
+
+    def __init__(self, model: Model, h: Elements, seen: Seen) -> None:
+        self.model, self.seen = model, seen
+        self.h = h.expand(torch.broadcast_shapes(h.shape, seen.shape))
+        super().__init__(self.h.shape[:-1], self.h.shape[-1:], validate_args=False)
+
+    def sample(self, sample_shape: Sequence[int] = SAMPLE_SHAPE) -> Elements:
+        """Whole vectors, the seen elements as they are."""
+        shape = torch.Size(sample_shape)
+        rows, elements = self.h.reshape(-1, self.h.shape[-1]), self.h.shape[-1]
+        batch = self.model.batch(rows, self.seen.expand_as(self.h).reshape(-1, elements))
+        x, _ = self.model.complete(batch, draws=shape.numel())
+        return torch.cat(list(x.values()), -1).reshape(*shape, *self.h.shape)
+
+
+def joint_x(paths: Mapping[str, Path]) -> Elements:
+    """The data of all modalities side by side."""
+    return torch.cat([path.x for path in paths.values()], -1)
 
 
 def joint_code(paths: Mapping[str, Path]) -> Elements:
     """The codes of all modalities side by side."""
     codes = [path.code for path in paths.values()]
     return codes[0] if len(codes) == 1 else torch.cat(codes, -1)
+
+
+def _picked(path: Path, chosen: Tensor) -> Path:
+    """The chosen draw of each row at every level: (draws, rows, elements)."""
+    rows = torch.arange(chosen.shape[1], device=chosen.device)
+    return Path(tuple(h[chosen, rows] for h in path.h), path.laws)
+
+
+def _is_discrete(stack: Stack, prior: Prior) -> bool:
+    return is_discrete(stack[0].decoder.family) if len(stack.layers) else prior.discrete
 
 
 def _log_prior(prior: Prior, given: LogPrior | None) -> LogPrior:
@@ -133,7 +338,7 @@ def _check(stacks: Mapping[str, Stack], prior: Prior) -> None:
     if not stacks:
         raise ValueError("a model needs at least one stack, but got none")
     for name in stacks:
-        if not name or "." in name or hasattr(nn.ModuleDict, name):
+        if not name or "." in name or hasattr(nn.ModuleDict, name) or name == NESTED:
             raise ValueError(
                 f"a modality cannot be called {name!r}; use a plain word without a dot"
             )

@@ -1,4 +1,4 @@
-"""The Gaussian with a full covariance, and its conditional for any pattern of seen elements."""
+"""Gaussians with full covariances, and their conditionals for any pattern of seen elements."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,11 +11,13 @@ from genprop.shapes import Elements, PerRow, Seen
 
 
 class JointNormal(Distribution):
-    """x ~ N(loc, L Lᵀ).
+    """x ~ N(loc, L Lᵀ), one law or a batch of them.
+
+    Values and masks broadcast with the batch: rows ``(rows, 1, elements)`` meet each of K laws.
 
     Args:
-        loc: the mean, ``(elements,)``.
-        scale_tril: L, lower triangular with a positive diagonal, ``(elements, elements)``.
+        loc: the mean, ``(…, elements)``.
+        scale_tril: L, lower triangular with a positive diagonal, ``(…, elements, elements)``.
 
     >>> law = JointNormal(torch.zeros(2), torch.tensor([[1.0, 0.0], [0.8, 0.6]]))
     >>> law.given(torch.tensor([[2.0, 0.0]]), torch.tensor([[True, False]])).mean
@@ -25,8 +27,18 @@ class JointNormal(Distribution):
     arg_constraints = {}
 
     def __init__(self, loc: Tensor, scale_tril: Tensor) -> None:
-        self.loc, self.scale_tril = loc, scale_tril
-        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
+        shape = torch.broadcast_shapes(loc.shape, scale_tril.shape[:-1])
+        self.loc, self.scale_tril = loc.expand(shape), scale_tril
+        super().__init__(shape[:-1], shape[-1:], validate_args=False)
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The tensors that determine the law, in the order of the constructor."""
+        return self.loc, self.scale_tril
+
+    def with_parameters(self, *parameters: Tensor) -> "JointNormal":
+        """The law that has these parameters."""
+        return JointNormal(*parameters)
 
     @property
     def mean(self) -> Tensor:
@@ -34,45 +46,73 @@ class JointNormal(Distribution):
         return self.loc
 
     @property
+    def variance(self) -> Tensor:
+        """The variance of each element."""
+        return self.scale_tril.square().sum(-1).expand_as(self.loc)
+
+    @property
     def covariance(self) -> Tensor:
         """The covariance L Lᵀ."""
         return self.scale_tril @ self.scale_tril.mT
 
     def sample(self, sample_shape: Sequence[int] = SAMPLE_SHAPE) -> Elements:
-        """Draws ``sample_shape + (elements,)``."""
+        """Draws ``sample_shape + batch_shape + (elements,)``."""
         with torch.no_grad():
             noise = torch.randn(
                 (*sample_shape, *self.loc.shape), dtype=self.loc.dtype, device=self.loc.device
             )
-            return self.loc + noise @ self.scale_tril.mT
+            return self.loc + _times(self.scale_tril, noise)
 
     def log_prob(self, value: Elements, seen: Seen | None = None) -> PerRow:
         """Log P(x) in nats; with a mask the marginal log P(x_seen)."""
         away = value - self.loc
         if seen is None:
             return _log_density(away, self.scale_tril, away.shape[-1])
-        tril = _by_pattern(seen, lambda patterns: torch.linalg.cholesky(self._seen_block(patterns)))
+        tril = self.by_pattern(
+            seen, lambda patterns: torch.linalg.cholesky(self._seen_block(patterns))
+        )
         return _log_density(torch.where(seen, away, 0), tril, seen.to(away).sum(-1))
+
+    def smoothed(self, scale: Scale) -> "JointNormal":
+        """The law of x + scale·ε, ε ~ N(0, I)."""
+        noise = torch.as_tensor(scale, dtype=self.loc.dtype, device=self.loc.device).square()
+        noise = noise.expand(torch.broadcast_shapes(noise.shape, self.event_shape))
+        return JointNormal(
+            self.loc, torch.linalg.cholesky(self.covariance + torch.diag_embed(noise))
+        )
 
     def denoise(self, y: Elements, scale: Scale) -> Elements:
         """The posterior mean E[x | x + scale·ε = y], ε ~ N(0, I)."""
-        noise = torch.as_tensor(scale, dtype=y.dtype, device=y.device).expand_as(y).square()
-        total = self.covariance + torch.diag_embed(noise)
-        pull = torch.linalg.solve(total, (y - self.loc)[..., None])
-        moved: Tensor = (self.covariance @ pull)[..., 0]
-        return self.loc + moved
+        tril = self.smoothed(scale).scale_tril
+        pull = _solved(tril.mT, _solved(tril, y - self.loc), upper=True)
+        return self.loc + _times(self.covariance, pull)
 
     def given(self, x: Elements, seen: Seen) -> "JointNormalGiven":
         """The law of the unseen elements of x given the seen ones."""
         return JointNormalGiven(self, x, seen)
 
-    def _seen_block(self, seen: Seen) -> Tensor:
+    def gain(self, seen: Seen) -> Tensor:
+        """What the misfit of the seen elements adds to the mean of each, a matrix for each row."""
+        return self.by_pattern(seen, self._gain)
+
+    def by_pattern(self, seen: Seen, matrices: Callable[[Tensor], Tensor]) -> Tensor:
+        """A matrix for each row's mask and each law, computed once for every pattern that occurs.
+
+        Args:
+            seen: masks, which broadcast with the batch of L.
+            matrices: makes them of masks ``(patterns, 1, …, elements)``, one for each law.
+        """
+        batch, size = self.scale_tril.shape[:-2], self.event_shape
+        patterns, which = torch.unique(seen.reshape(-1, *size), dim=0, return_inverse=True)
+        every = matrices(patterns.reshape(-1, *[1] * len(batch), *size))
+        return every[(which.reshape(seen.shape[:-1]), *places(batch, seen.device))]
+
+    def _seen_block(self, seen: Tensor) -> Tensor:
         """The covariance of the seen elements, with ones on the diagonal elsewhere."""
         both = seen[..., :, None] & seen[..., None, :]
         return torch.where(both, self.covariance, torch.diag_embed((~seen).to(self.loc.dtype)))
 
-    def _gain(self, seen: Seen) -> Tensor:
-        """What the misfit of the seen elements adds to the mean of each element."""
+    def _gain(self, seen: Tensor) -> Tensor:
         across = torch.where(seen[..., None, :], self.covariance, 0)
         gain: Tensor = torch.linalg.solve(self._seen_block(seen), across.mT).mT
         return gain
@@ -82,7 +122,7 @@ class JointNormalGiven(Distribution):
     """P(unseen | seen) of a joint Gaussian; the seen elements are held at their values.
 
     Args:
-        law: the joint Gaussian.
+        law: the joint Gaussian, or a batch of them.
         x: the values, ``(…, elements)``.
         seen: True where a value is held, any pattern row by row.
     """
@@ -91,42 +131,61 @@ class JointNormalGiven(Distribution):
 
     def __init__(self, law: JointNormal, x: Elements, seen: Seen) -> None:
         self.law, self.seen = law, seen
-        self.x = x.expand(torch.broadcast_shapes(x.shape, seen.shape))
-        self.gain = _by_pattern(seen, law._gain)
+        self.x = x.expand(torch.broadcast_shapes(x.shape, seen.shape, law.loc.shape))
+        self.gain = law.gain(seen)
         super().__init__(self.x.shape[:-1], self.x.shape[-1:], validate_args=False)
 
     @property
     def mean(self) -> Tensor:
         """The seen values, and E[unseen | seen] elsewhere."""
-        return self._moved(self.law.loc.expand_as(self.x))
+        return moved(self.law.loc.expand_as(self.x), self.x, self.seen, self.gain)
 
     def sample(self, sample_shape: Sequence[int] = SAMPLE_SHAPE) -> Elements:
         """Whole vectors: joint draws moved by the gain on their misfit to the seen (Matheron)."""
+        rows = self.batch_shape[: len(self.batch_shape) - len(self.law.batch_shape)]
         with torch.no_grad():
-            return self._moved(self.law.sample((*sample_shape, *self.batch_shape)))
+            return moved(self.law.sample((*sample_shape, *rows)), self.x, self.seen, self.gain)
 
     def log_prob(self, value: Elements) -> PerRow:
         """Log P(unseen | seen) in nats."""
         return self.law.log_prob(value) - self.law.log_prob(value, self.seen)
 
-    def _moved(self, joint: Tensor) -> Tensor:
-        misfit = torch.where(self.seen, self.x - joint, 0)
-        moved = joint + torch.einsum("...ij,...j->...i", self.gain, misfit)
-        return torch.where(self.seen, self.x, moved)
+
+def moved(joint: Elements, x: Elements, seen: Seen, gain: Tensor) -> Elements:
+    """Joint draws as draws given what is seen of x: moved by the gain on their misfit to it."""
+    misfit = torch.where(seen, x - joint, 0)
+    return torch.where(seen, x, joint + _times(gain, misfit))
 
 
-def _by_pattern(seen: Tensor, matrices: Callable[[Tensor], Tensor]) -> Tensor:
-    """A matrix for each row's mask, computed once for every pattern that occurs."""
-    patterns, which = torch.unique(seen.reshape(-1, seen.shape[-1]), dim=0, return_inverse=True)
-    return matrices(patterns)[which].reshape(*seen.shape[:-1], *[seen.shape[-1]] * 2)
+def places(shape: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
+    """An index for each dimension of a shape; together they broadcast to all of its places.
+
+    >>> [index.tolist() for index in places((2, 3), torch.device("cpu"))]
+    [[[0], [1]], [0, 1, 2]]
+    """
+    after = range(len(shape) - 1, -1, -1)
+    return tuple(
+        torch.arange(n, device=device).reshape(-1, *[1] * k)
+        for n, k in zip(shape, after, strict=True)
+    )
+
+
+def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
+    product: Tensor = torch.einsum("...ij,...j->...i", matrices, vectors)
+    return product
+
+
+def _solved(matrix: Tensor, vectors: Tensor, upper: bool = False) -> Tensor:
+    """Of triangular matrices; leading dimensions that they lack are columns of one solve."""
+    vectors = vectors.expand(torch.broadcast_shapes(vectors.shape, matrix.shape[:-1]))
+    extra = vectors.ndim + 1 - matrix.ndim
+    columns = vectors.reshape(vectors.shape[:extra].numel(), *vectors.shape[extra:]).movedim(0, -1)
+    solved: Tensor = torch.linalg.solve_triangular(matrix, columns, upper=upper)
+    return solved.movedim(-1, 0).reshape(vectors.shape)
 
 
 def _log_density(away: Tensor, tril: Tensor, elements: int | Tensor) -> Tensor:
-    """Log N(away; 0, L Lᵀ), where leading dimensions that L lacks are columns of one solve."""
-    extra = away.ndim + 1 - tril.ndim
-    columns = away.reshape(-1, *away.shape[extra:]).movedim(0, -1)
-    standard = torch.linalg.solve_triangular(tril, columns, upper=False)
-    squares = standard.square().sum(-2).movedim(-1, 0)
+    """Log N(away; 0, L Lᵀ)."""
+    misfit: Tensor = -0.5 * _solved(tril, away).square().sum(-1)
     log_det: Tensor = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    misfit: Tensor = -0.5 * squares.reshape(away.shape[:-1])
     return misfit - log_det - elements * HALF_LOG_2PI

@@ -83,3 +83,16 @@ class MLP(nn.Module):
             first = first + self.missing(missing)
         y: Tensor = self.rest(first)
         return y if self.straight is None else y + self.straight(x)
+
+
+class Identity(nn.Module):
+    """net(x) = x, element by element, whatever is missing.
+
+    >>> import torch
+    >>> Identity()(torch.tensor([1.0, 2.0]))
+    tensor([1., 2.])
+    """
+
+    def forward(self, x: Elements, missing: Elements | None = None) -> Outputs:
+        """The values themselves."""
+        return x

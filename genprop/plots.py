@@ -149,7 +149,7 @@ def training_curves(history: "pandas.DataFrame") -> "Figure":
             f"number, but got {history.shape[0]} rows of {list(history.columns)}; fit first."
         )
     layers = _layers(history)
-    figure = _blank(width=13.2 if layers else 5.0, height=3.9, constrained=True)
+    figure = blank(width=13.2 if layers else 5.0, height=3.9, constrained=True)
     panels = figure.subplots(1, 3 if layers else 1, squeeze=False)[0]
     _draw_bound(panels[0], history)
     if layers:
@@ -172,7 +172,7 @@ def save_figure(figure: "Figure", path: Path) -> None:
         figure.savefig(fresh, dpi=figure.dpi, facecolor="white")
 
 
-def _blank(width: float, height: float, constrained: bool = False) -> "Figure":
+def blank(width: float, height: float, constrained: bool = False) -> "Figure":
     """An empty white figure, of a size in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -253,7 +253,7 @@ def _figure(*lines: Sequence[Panel]) -> "Figure":
     headings = [HEADING if any(heading for heading, _ in line) else 0 for line in lines]
     wide = MARGIN + max(sum(mosaic.shape[1] + MARGIN for _, mosaic in line) for line in lines)
     high = MARGIN + sum(headings) + sum(_height(line) + MARGIN for line in lines)
-    figure = _blank(wide / DPI, high / DPI)
+    figure = blank(wide / DPI, high / DPI)
     top = high - MARGIN
     for line, heading in zip(lines, headings, strict=True):
         _place(figure, line, top - heading, (wide, high))
@@ -319,7 +319,7 @@ def _skip_fall(axes: "Axes", values: np.ndarray) -> None:
 
 def _draw_decoders(axes: "Axes", history: "pandas.DataFrame", layers: list[str]) -> None:
     """What each decoder, and the prior, pays for the level below it."""
-    for layer, colour in zip(layers, _colours(len(layers)), strict=True):
+    for layer, colour in zip(layers, colours(len(layers)), strict=True):
         _draw_curve(axes, history, f"{layer}.reconstruction", colour, label=_label(layer, layers))
     _draw_curve(axes, history, "prior", NEUTRAL, ":", label="prior")
     _finish(axes, "Decoders and prior: reconstruction of the level below")
@@ -327,7 +327,7 @@ def _draw_decoders(axes: "Axes", history: "pandas.DataFrame", layers: list[str])
 
 def _draw_encoders(axes: "Axes", history: "pandas.DataFrame", layers: list[str]) -> None:
     """The two terms that hold each encoder: its log Q and its target, at the top the prior."""
-    for layer, colour in zip(layers, _colours(len(layers)), strict=True):
+    for layer, colour in zip(layers, colours(len(layers)), strict=True):
         _draw_curve(axes, history, f"{layer}.entropy", colour)
         _draw_curve(axes, history, f"{layer}.target", colour, "--")
     _draw_curve(axes, history, "prior", NEUTRAL, ":")
@@ -358,7 +358,7 @@ def _label(layer: str, layers: list[str]) -> str:
     return f"{modality}, {level}" if several else level
 
 
-def _colours(n: int) -> list[str]:
+def colours(n: int) -> list[str]:
     """As many colours as asked for; beyond the palette, in order from dark to light."""
     from matplotlib import colormaps, colors
 

@@ -7,10 +7,11 @@ from torch import nn
 from torch.distributions import Distribution
 
 from genprop.distributions import Product, Scale
+from genprop.mixture import MixtureNormal
 from genprop.multivariate import JointNormal
 from genprop.shapes import Elements, PerRow, Seen
 
-Law = Product | JointNormal
+Law = Product | JointNormal | MixtureNormal
 
 
 class Prior(nn.Module, ABC):

@@ -7,12 +7,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from genprop.conditional import Bernoulli, Categorical, Conditional, Family, Gaussian
+from genprop.conditional import (
+    Autoregressive,
+    Bernoulli,
+    Categorical,
+    Conditional,
+    Family,
+    Gaussian,
+)
 from genprop.distributions import Discrete, Product
-from genprop.nets import MLP
+from genprop.nets import MLP, Identity
 from genprop.shapes import Elements, PerRow, Seen
 
-LATENTS = ("gaussian", "bernoulli", "categorical")
+LATENTS = ("gaussian", "bernoulli", "categorical", "autoregressive")
 CATEGORIES = 10
 
 
@@ -37,6 +44,11 @@ class Layer(nn.Module):
     def above(self) -> int:
         """Elements of h_l."""
         return self.encoder.family.elements
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each element of h_l is made of the same element of h_{l-1} alone."""
+        return isinstance(self.encoder.net, Identity)
 
 
 class Path(NamedTuple):
@@ -99,9 +111,9 @@ class Stack(nn.Module):
 
         Args:
             visible: the family of x.
-            hidden: the elements of h_1, …, h_L.
-            latent: ``"gaussian"``, ``"bernoulli"`` or ``"categorical"`` (groups of 10), one for
-                all layers or one for each.
+            hidden: the elements of h_1, …, h_L; none gives a stack without layers.
+            latent: ``"gaussian"``, ``"bernoulli"``, ``"categorical"`` (groups of 10) or
+                ``"autoregressive"``, one for all layers or one for each.
             units: hidden units of every net.
             activation: as for ``MLP``.
             skip: as for ``MLP``.
@@ -123,6 +135,18 @@ class Stack(nn.Module):
         """Elements of h_L."""
         return self[-1].above if len(self.layers) else int(self.elements or 0)
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether an element of the code is seen where that of x is: without layers it is x."""
+        return all(self[level].elementwise for level in range(len(self.layers)))
+
+    def seen_below(self, seen: Seen | None) -> list[Seen | None]:
+        """What is seen of what each layer reads: above one that mixes elements, all or nothing."""
+        found = [seen]
+        for level in range(len(self.layers)):
+            found.append(found[-1] if self[level].elementwise else None)
+        return found
+
     def __getitem__(self, level: int) -> Layer:
         layer = self.layers[level]
         if not isinstance(layer, Layer):
@@ -139,9 +163,10 @@ class Stack(nn.Module):
         """
         h: list[Tensor] = [x.expand(draws, *x.shape)]
         laws: list[Product] = []
+        known = self.seen_below(seen)
         with torch.no_grad():
             for level in range(len(self.layers)):
-                q = self[level].encoder(h[-1] if level else x, None if level else seen)
+                q = self[level].encoder(h[-1] if level else x, known[level])
                 shape = () if level else (draws,)
                 h.append(q.mode.expand(*shape, *q.mode.shape) if point else q.sample(shape))
                 laws.append(q)
@@ -158,20 +183,23 @@ class Stack(nn.Module):
         with torch.no_grad():
             for level in reversed(range(len(self.layers))):
                 p = self[level].decoder(h[0])
-                last = p.mean if mean or point else p.sample()
-                h.insert(0, last if level == 0 else p.mode if point else p.sample())
+                mode = p.mode if point and level else None
+                expected = p.mean if (mean or point) and not level else mode
+                h.insert(0, p.sample() if expected is None else expected)
                 laws.insert(0, p)
         return Path(tuple(h), tuple(laws))
 
-    def log_q(self, path: Path) -> PerRow:
-        """Log Q(h_1, …, h_L | x) of a path drawn by ``encode``, in nats."""
-        terms = [q.log_prob(h) for q, h in zip(path.laws, path.h[1:], strict=True)]
-        return _total(terms, path.code)
+    def log_q(self, path: Path, seen: Seen | None = None) -> PerRow:
+        """Log Q(h_1, …, h_L | x_seen) of a path drawn by ``encode``, in nats."""
+        known = self.seen_below(seen)[1:]
+        draws = zip(path.laws, path.h[1:], known, strict=True)
+        return _total([q.log_prob(h, mask) for q, h, mask in draws], path.code)
 
     def log_p(self, path: Path, seen: Seen | None = None) -> PerRow:
         """Log P(x_seen, h_1, …, h_{L-1} | h_L) of a path, in nats."""
+        known = self.seen_below(seen)
         terms = [
-            self[level].decoder(above).log_prob(below, None if level else seen)
+            self[level].decoder(above).log_prob(below, known[level])
             for level, (below, above) in enumerate(zip(path.h, path.h[1:], strict=False))
         ]
         return _total(terms, path.code)
@@ -197,6 +225,8 @@ def _latent(elements: int, name: str, scale: str) -> Family:
         return Gaussian(elements, scale)
     if name == "bernoulli":
         return Bernoulli(elements)
+    if name == "autoregressive":
+        return Autoregressive(elements)
     if name == "categorical":
         if elements % CATEGORIES:
             raise ValueError(

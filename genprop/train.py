@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from genprop.codes import whole_codes
 from genprop.data import Batch
-from genprop.model import Model, joint_code
+from genprop.model import Model
 from genprop.prior import FollowingPrior
 from genprop.progress import Progress
 from genprop.rules.rule import Rule, Term
@@ -174,7 +175,7 @@ class _Run:
             self.model.load_state_dict(self.best.weights)
 
     def _tell_prior(self) -> None:
-        prior = self.model.prior
+        prior = self.model.summit
         if isinstance(prior, FollowingPrior):
             prior.follow(whole_codes(self.model, self.data))
 
@@ -273,27 +274,6 @@ class _Run:
 
 
 @torch.no_grad()
-def whole_codes(model: Model, data: Batch, rows_at_once: int = 4096) -> Tensor:
-    """A draw of Q(h_L | x_seen) for every row that shows something of each modality.
-
-    Raises:
-        ValueError: there is no such row.
-    """
-    parts: list[Tensor] = []
-    for start in range(0, data.rows, rows_at_once):
-        part = data.take(slice(start, start + rows_at_once))
-        code, seen = joint_code(model.encode(part))[0], model.code_seen(part)
-        parts.append(code if seen is None else code[seen.all(-1)])
-    codes = torch.cat(parts)
-    if not len(codes):
-        raise ValueError(
-            f"{type(model.prior).__name__} learns from rows that show all modalities, but there "
-            f"is none; use prior='full', whose marginals are known"
-        )
-    return codes
-
-
-@torch.no_grad()
 def mean_bound(model: Model, batch: Batch, samples: int, rows_at_once: int = 512) -> float:
     """E log (1/K) Σ_k P(x_seen, h_k) / Q(h_k | x_seen), its mean over rows, nats."""
     total = 0.0
@@ -351,6 +331,8 @@ def _known(name: str, value: object, names: Collection[str]) -> None:
 
 def _optimizer(how: Trainer, model: Model) -> torch.optim.Optimizer:
     learned = [p for p in model.parameters() if p.requires_grad]
+    if not learned:  # which torch's optimizers refuse
+        learned = [nn.Parameter(torch.zeros_like(model.like))]
     if not isinstance(how.optimizer, str):
         return how.optimizer(learned, lr=how.lr)
     make = OPTIMIZERS[how.optimizer]
@@ -359,16 +341,16 @@ def _optimizer(how: Trainer, model: Model) -> torch.optim.Optimizer:
 
 
 def _compile(model: Model) -> None:
-    for _, stack in model.named_stacks():
+    for _, stack in model.all_stacks():
         for level in range(len(stack.layers)):
             stack[level].encoder.net.compile()
             stack[level].decoder.net.compile()
 
 
 def _layers(model: Model) -> Iterator[nn.Module]:
-    for _, stack in model.named_stacks():
+    for _, stack in model.all_stacks():
         yield from stack.layers
-    yield model.prior
+    yield model.summit
 
 
 def _snapshot(model: nn.Module) -> dict[str, Tensor]:

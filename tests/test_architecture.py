@@ -14,26 +14,46 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-FACES = ("description", "estimator", "diagnostics", "plots", "persistence", "files", "config")
+FACES = (
+    "description",
+    "estimator",
+    "diagnostics",
+    "plots",
+    "chain_plots",
+    "persistence",
+    "files",
+    "config",
+)
 # Lowest first: a module imports from the floors below its own.
 FLOORS = (
-    ("shapes", "seeds"),
+    ("shapes", "seeds", "convergence", "arviz_api"),
     ("nets", "distributions"),
-    ("multivariate", "logistic", "autoregressive", "quantised"),
-    ("mixture", "diffusion"),
+    ("multivariate", "logistic", "autoregressive", "corruption"),
+    ("mixture", "diffusion", "denoiser", "flows", "guide"),
     ("conditional", "prior", "kernel"),
+    ("descent", "adaptation", "bridge", "leapfrog"),
     ("data", "encoding"),
     ("stack", "table"),
-    ("passage",),
+    ("passage", "quantised"),
     ("model",),
     # kernels see a log-density, never a model or a prior: a flow's conditional is a chain of them
-    ("samplers.hamiltonian",),
+    (
+        "samplers.hamiltonian",
+        "samplers.metropolis",
+        "samplers.langevin",
+        "samplers.nuts",
+        "samplers.tempering",
+        "samplers.annealed",
+        "samplers.clamped",
+    ),
+    ("levels",),
+    ("posterior",),
     ("priors.*", "samplers.*"),
     ("rules.*", "likelihood.*"),
-    ("progress",),
+    ("progress", "codes"),
     ("train", "impute", "build"),
     FACES,
-    ("baselines",),
+    ("baselines", "checkup", "accounts"),
     ("demo",),
     ("cli",),
     ("__main__",),

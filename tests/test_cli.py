@@ -14,9 +14,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from genprop import GenProp, cli
+from genprop.accounts import checkup_summary
+from genprop.checkup import check_up
 from genprop.config import ARGUMENTS, read_settings
+from genprop.files import json_text
 
 QUICK = ("--hidden", "3,2", "--units", "8", "--epochs", "2", "--random-state", "0")
 COLUMNS = ["height", "width", "depth", "weight"]
@@ -74,6 +78,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fitted") / "model"
     small = {"hidden": (3, 2), "units": (8,), "epochs": 2, "random_state": 0, "verbose": 0}
     GenProp(**small).fit(table()).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prior of the table itself, without a layer, saved."""
+    folder = tmp_path_factory.mktemp("fitted") / "flat"
+    GenProp(hidden=(), prior="full", epochs=1, verbose=0).fit(table()).save(folder)
     return folder
 
 
@@ -204,6 +216,45 @@ def test_evaluation_is_an_estimate_with_its_error(genprop: Genprop, model: Path)
     assert pd.read_csv("scores.csv")["log_prob"].mean() == pytest.approx(estimate.mean)
 
 
+DIAGNOSE = ("--rows", 3, "--chains", 2, "--draws", 20, "--warmup", 10, "--seed", 0)
+
+
+def test_a_diagnosis_is_tables_a_verdict_and_pictures(genprop: Genprop, model: Path) -> None:
+    table().to_csv("rows.csv", index=False)
+    done = genprop("diagnose", model, "rows.csv", *DIAGNOSE)
+    # chains this short are not to be trusted, which is a result and no failure
+    assert (done.status, done.err) == (0, "")
+    said = " ".join(done.out.split())
+    assert "HMC, 2 chains of 20 draws after 10, in each of 3 rows" in said
+    assert "verdict Do not trust" in said
+    for word in ("R-hat", "bulk ESS", "tail ESS", "MCSE", "acceptance", "divergences", "x.2"):
+        assert word in said
+    for name in ("trace.png", "rank.png"):
+        assert Path("genprop-diagnosis", name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_diagnosis_is_that_of_the_chains(genprop: Genprop, model: Path) -> None:
+    table().to_csv("rows.csv", index=False)
+    words = ("diagnose", model, "rows.csv", *DIAGNOSE, "--out", "seen", "--json")
+    told = json.loads(genprop(*words).out)
+    fitted = GenProp.load(model)
+    checked, other = (check_up(fitted, table(), 3, 2, 20, 10, random_state=n) for n in (0, 1))
+    assert checked.chain.draws.shape == (2, 20, 3, 5)
+    assert told["verdict"] == checked.diagnosis.verdict
+    assert told["variables"]["x.1"]["coordinates"] == 9
+    assert told["worst"] == json.loads(json_text(checked.worst().to_dict("records")))
+    assert told["pictures"] == ["seen/trace.png", "seen/rank.png"]
+    assert not torch.equal(checked.chain.draws, other.chain.draws)
+
+
+def test_discrete_levels_are_diagnosed_by_gibbs() -> None:
+    small = {"hidden": (3, 2), "units": (8,), "epochs": 2, "random_state": 0, "verbose": 0}
+    checked = check_up(GenProp(**small, latent="bernoulli").fit(images()), images(), 3, 2, 20, 10)
+    assert checkup_summary(checked, [])["sampler"] == "Gibbs"
+    assert set(checked.chain.draws.unique().tolist()) == {0.0, 1.0}
+    assert set(checked.diagnosis.variables) == {"x.1", "x.2"}
+
+
 def test_options_are_the_arguments_of_genprop() -> None:
     arguments = set(inspect.signature(GenProp).parameters)
     others = {"data", "out", "config", "key", "json"}
@@ -284,11 +335,15 @@ def test_toml_errors_are_sentences(genprop: Genprop, content: str, sentence: str
         ("impute MODEL rows.csv --out new.csv --draws many", "Invalid value for '--draws'"),
         ("evaluate MODEL rows.csv --out new.npy", "Expected a file that ends in .csv"),
         ("evaluate MODEL parts.npz", "the model was fitted on modalities ['x']"),
+        ("diagnose MODEL wide.csv", "The feature names should match"),
+        ("diagnose MODEL rows.csv --out rows.csv", "Expected a folder at rows.csv"),
+        ("diagnose MODEL rows.csv --draws 3", "Invalid value for '--draws'"),
+        ("diagnose FLAT rows.csv", "no stack has a layer"),
         ("demo --out rows.csv", "Expected a folder at rows.csv"),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(
-    genprop: Genprop, model: Path, words: str, sentence: str
+    genprop: Genprop, model: Path, flat: Path, words: str, sentence: str
 ) -> None:
     table().to_csv("rows.csv", index=False)
     table().assign(more=1.0).to_csv("wide.csv", index=False)
@@ -298,7 +353,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
     Path("foreign").mkdir()
     Path("foreign", "config.json").write_text("{}")
     before = sorted(Path().rglob("*"))
-    done = genprop(*words.replace("MODEL", str(model)).split())
+    done = genprop(*words.replace("MODEL", str(model)).replace("FLAT", str(flat)).split())
     assert done.sentence.startswith(sentence)
     assert sorted(Path().rglob("*")) == before
 

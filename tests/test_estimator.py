@@ -231,8 +231,7 @@ def test_bad_data_is_refused_in_a_sentence(X, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"hidden": ()}, "at least one layer"),
-        ({"hidden": (3, 0)}, "positive"),
+        ({"hidden": (3, 0)}, "all positive"),
         ({"visible": "poisson"}, "visible must be"),
         ({"visible": "bernoulli"}, "Bernoulli, of 0 and 1"),
         ({"latent": "poisson"}, "latent must be"),
@@ -355,3 +354,30 @@ def test_results_do_not_depend_on_the_device():
     moved = on["cuda"].model_.to("cpu")
     on["cuda"].model_ = moved
     np.testing.assert_allclose(on["cuda"].transform(X), codes[1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "prior", ["auto", "gaussian", "diagonal", "mixture", "parzen", "denoising"]
+)
+def test_without_layers_the_prior_is_on_the_data_itself(prior):
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    X[:, 2] += X[:, 0]
+    model = GenProp(**{**SMALL, "hidden": ()}, prior=prior).fit(X)
+    estimate = model.log_likelihood(X)
+    assert estimate.bound == "point"
+    assert (estimate.std_error == 0).all()
+    holes = X.copy()
+    holes[::2, 1] = np.nan
+    filled = model.impute(holes, draws=2)
+    assert filled.shape == (2, 60, 3)
+    seen = ~np.isnan(holes)
+    assert (filled[:, seen] == holes[seen]).all()
+    assert np.isfinite(model.score(holes))
+    assert model.sample(4).shape == (4, 3)
+
+
+def test_without_layers_a_real_valued_prior_is_no_law_of_zeros_and_ones():
+    X = (np.random.default_rng(0).random((20, 3)) < 0.5).astype(float)
+    with pytest.raises(ValueError, match="is discrete and has no layers"):
+        GenProp(**{**SMALL, "hidden": ()}, prior="full").fit(X)
+    assert GenProp(**{**SMALL, "hidden": ()}).fit(X).sample(3).shape == (3, 3)

@@ -164,6 +164,7 @@ def everything() -> list[object]:
         zoo.priors(),
         zoo.models(),
         zoo.rules(),
+        zoo.layers(),
     ]
     return [make() for table in tables for make in table.values()]
 

@@ -5,13 +5,14 @@ All numbers are double, so that what is equal on paper is equal to ten digits.
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise, product
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from genprop.conditional import (
+    Autoregressive,
     Bernoulli,
     Categorical,
     Conditional,
@@ -29,16 +30,30 @@ from genprop.distributions import (
     IndependentNormal,
     Product,
 )
+from genprop.kernel import Kernel, LogDensity
 from genprop.logistic import IndependentLogistic
 from genprop.model import Model
 from genprop.nets import MLP
 from genprop.prior import Prior
+from genprop.priors.autoregressive import AutoregressivePrior
+from genprop.priors.denoising import DenoisingPrior
 from genprop.priors.factorial import FactorialPrior
+from genprop.priors.flow import FlowPrior
 from genprop.priors.gaussian import GaussianPrior
+from genprop.priors.gsn import GSNPrior, NeighbourPrior
+from genprop.priors.mixture import MixturePrior
+from genprop.priors.parzen import ParzenPrior
+from genprop.priors.vamp import VampPrior
+from genprop.quantised import dequantising
 from genprop.rules.backprop import Backprop
 from genprop.rules.rule import Rule
 from genprop.rules.target import TargetPropagation
 from genprop.rules.wake_sleep import ReweightedWakeSleep
+from genprop.samplers.clamped import Clamped
+from genprop.samplers.hamiltonian import HMC
+from genprop.samplers.langevin import MALA
+from genprop.samplers.metropolis import Independence, MetropolisHastings
+from genprop.samplers.tempering import Tempering
 from genprop.stack import Layer, Stack
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -116,6 +131,7 @@ def families() -> dict[str, Callable[[], Family]]:
         "logistic-fixed": lambda: Logistic(3, scale=0.3),
         "bernoulli": lambda: Bernoulli(3),
         "categorical": lambda: Categorical((2, 3)),
+        "autoregressive": lambda: Autoregressive(3, units=4),
     }
 
 
@@ -130,7 +146,71 @@ def priors() -> dict[str, Callable[[], Prior]]:
         "factorial-logistic": lambda: perturbed(FactorialPrior(Logistic(2)), 0.2),
         "factorial-bernoulli": lambda: perturbed(FactorialPrior(Bernoulli(4))),
         "factorial-categorical": lambda: perturbed(FactorialPrior(Categorical((2, 3)))),
+        "autoregressive": lambda: perturbed(AutoregressivePrior(4, units=5)),
+        "gsn-gaussian": lambda: perturbed(GSNPrior(Gaussian(2), 0.5, 2, (6,), 5), 0.2),
+        "gsn-bernoulli": lambda: perturbed(GSNPrior(Bernoulli(4), 0.5, 2, (6,), 5)),
+        "gsn-neighbour": neighbours,
+        "mixture-diagonal": lambda: perturbed(MixturePrior(2, components=3)),
+        "mixture-full": lambda: perturbed(MixturePrior(2, components=3, covariance="full")),
+        "vamp": vamp,
+        "parzen": parzen,
+        "denoising": lambda: perturbed(DenoisingPrior(2, units=(8, 8)), 0.2),
+        "flow-nice": lambda: flow("nice"),
+        "flow-maf": lambda: flow("maf"),
     }
+
+
+def vamp() -> VampPrior:
+    """Over the codes of two encoders, one of which reads zeros and ones."""
+    bits = Conditional(MLP(3, 2, units=(4,)), Gaussian(1, scale="net"))
+    reals = Conditional(MLP(2, 1, units=(4,)), Gaussian(1))
+    return perturbed(VampPrior([bits, reals], components=3, binary=(True, False)))
+
+
+def parzen() -> ParzenPrior:
+    """Two clusters of 30 kernels, so far apart that the 40 nearest are all that count."""
+    prior = ParzenPrior(2, bank=60, nearest=40).double()
+    side = torch.arange(60)[:, None] % 2 * 2.0 - 1
+    prior.refit(8 * side + randn(60, 2))
+    return prior
+
+
+def flow(name: str) -> FlowPrior:
+    """A flow of its own shape, whose guide has its moments."""
+    prior = FlowPrior(2, name, units=(5,), draws=16, warmup=10, transitions=3)
+    perturbed(prior, 0.3).follow(prior.sample((500,)))
+    return prior
+
+
+def kernels() -> dict[str, Callable[[LogDensity], Kernel[Any]]]:
+    """Kernels of a log-density, their settings good for targets of unit size."""
+    wide = IndependentNormal(torch.zeros(2).double(), torch.full((2,), 2.5).double())
+    nothing = torch.zeros(2, dtype=torch.bool)
+
+    def mala(log_prob: LogDensity) -> MALA:
+        return MALA(log_prob, step_size=0.8)
+
+    return {
+        "hmc": lambda log_prob: HMC(log_prob, steps=5, step_size=0.5),
+        "mala": mala,
+        "random-walk": lambda log_prob: MetropolisHastings(log_prob, step_size=1.5),
+        "independence": lambda log_prob: MetropolisHastings(log_prob, Independence.of(wide)),
+        # with one temperature besides the base's there is none to come to its own law first
+        "tempering": lambda log_prob: Tempering(mala, wide, log_prob, ladder=(0.0, 1.0)),
+        "clamped": lambda log_prob: Clamped(mala, log_prob, torch.zeros(2).double(), nothing),
+    }
+
+
+def layers() -> dict[str, Callable[[], Layer]]:
+    """Layers that nothing is learned in."""
+    return {"dequantising": lambda: dequantising(3, levels=4)}
+
+
+def neighbours() -> NeighbourPrior:
+    """A chain that is to lead to one of three codes."""
+    prior = perturbed(NeighbourPrior(Gaussian(2, 0.5), 0.5, 2, (6,), 5, bank=5), 0.2)
+    prior.follow(torch.tensor([[-1.0, 0.0], [1.0, 1.0], [0.0, -2.0]]))
+    return prior
 
 
 def stack(
@@ -164,6 +244,12 @@ def mixed_below_categories() -> Model:
     return perturbed(Model(layers, FactorialPrior(Categorical((10,)))), 0.1)
 
 
+def autoregressive() -> Model:
+    """Binary data and codes, in every layer each element depends on those before it."""
+    layers = stack(Autoregressive(5, units=4), (4, 3), "autoregressive")
+    return perturbed(Model(layers, AutoregressivePrior(3, units=4)), 0.1)
+
+
 def two_modalities() -> Model:
     """An image under two layers and a label under one."""
     stacks = {"image": stack(Bernoulli(5), (3, 2)), "label": stack(Categorical((3,)), (2,))}
@@ -174,6 +260,36 @@ def with_raw_modality() -> Model:
     """A modality that is its own code, beside one under two layers."""
     stacks = {"image": stack(Bernoulli(5), (3, 2)), "raw": Stack(elements=2)}
     return perturbed(Model(stacks, GaussianPrior(4, "full")), 0.3)
+
+
+def nested(latent: str = "gaussian") -> Model:
+    """Four layers, of which the upper two are a model over the codes of the lower ones."""
+    discrete = latent == "bernoulli"
+    prior = FactorialPrior(Bernoulli(2)) if discrete else GaussianPrior(2, "full")
+    below, code = stack(Bernoulli(6), (5, 4), latent), Bernoulli(4) if discrete else Gaussian(4)
+    return perturbed(Model(below, Model(stack(code, (3, 2), latent), prior)), 0.1)
+
+
+def flattened(model: Model) -> Model:
+    """The same layers, those of a prior that is a model put on top of the model's own stack."""
+    above = model.prior
+    assert isinstance(above, Model)
+    layers = [*only_stack(model).layers, *only_stack(above).layers]
+    return Model(Stack(layers), above.prior)
+
+
+def nested_over_two_modalities() -> Model:
+    """A model over the joint code of two modalities, and one more above it."""
+    stacks = {"image": stack(Bernoulli(5), (3, 2)), "label": stack(Categorical((3,)), (2,))}
+    top = Model(stack(Gaussian(3), (2,)), GaussianPrior(2, "diagonal"))
+    return perturbed(Model(stacks, Model(stack(Gaussian(4), (3,)), top)), 0.1)
+
+
+def nested_with_raw_part() -> Model:
+    """A model over the codes of two modalities, one of which it takes as it is."""
+    stacks = {"image": stack(Bernoulli(5), (3, 2)), "label": stack(Categorical((3,)), (2,))}
+    over = {"image": stack(Gaussian(2), (2,)), "label": Stack(elements=2)}
+    return perturbed(Model(stacks, Model(over, GaussianPrior(4, "full"))), 0.1)
 
 
 def continuous_models() -> dict[str, Callable[[], Model]]:
@@ -193,11 +309,26 @@ def discrete_models() -> dict[str, Callable[[], Model]]:
         "bernoulli": bernoulli,
         "mixed": mixed,
         "categorical-code": mixed_below_categories,
+        "autoregressive": autoregressive,
     }
 
 
-def models() -> dict[str, Callable[[], Model]]:
+def nested_models() -> dict[str, Callable[[], Model]]:
+    """Models whose prior is a model."""
+    return {
+        "nested": nested,
+        "nested-bernoulli": lambda: nested("bernoulli"),
+        "nested-two-modalities": nested_over_two_modalities,
+        "nested-raw-part": nested_with_raw_part,
+    }
+
+
+def plain_models() -> dict[str, Callable[[], Model]]:
     return {**continuous_models(), **discrete_models()}
+
+
+def models() -> dict[str, Callable[[], Model]]:
+    return {**plain_models(), **nested_models()}
 
 
 def rules() -> dict[str, Callable[[], Rule]]:
@@ -253,8 +384,8 @@ def batch(model: Model, rows: int = 6, holes: bool = False) -> Batch:
 
 def groups(model: Model) -> dict[str, list[nn.Parameter]]:
     """The parameters of each encoder, each decoder and the prior, if they have any."""
-    found = {"prior": list(model.prior.parameters())}
-    for name, layers in model.named_stacks():
+    found = {"prior": list(model.summit.parameters())}
+    for name, layers in model.all_stacks():
         for level in range(len(layers.layers)):
             layer = layers[level]
             found[f"{name}.{level + 1}.encoder"] = list(layer.encoder.parameters())

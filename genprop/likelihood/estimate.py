@@ -24,7 +24,7 @@ class Estimate:
         ess: effective sample size of each row's weights.
         khat: Pareto shape of each row's largest weights; above 0.7 neither the value nor its error
             can be trusted (Vehtari, Simpson, Gelman, Yao, Gabry, 2024, arXiv 1507.02646).
-        samples: samples used for each row.
+        samples: samples used for each row; 0 where none was needed.
         bound: on which side it errs in expectation: ``"lower"``, ``"upper"``, ``"point"``.
         method: the estimator's name.
 
@@ -76,9 +76,10 @@ class Estimate:
     def __str__(self) -> str:
         """The mean with its error, in one line."""
         side = {"lower": ", lower bound", "upper": ", upper bound"}.get(self.bound, "")
+        effort = f" with {self.samples} samples" if self.samples else ""
         text = (
             f"log P(x) = {self.mean:.2f} ± {self.mean_std_error:.2f} nats a row ({self.rows} rows, "
-            f"{self.method} with {self.samples} samples{side})"
+            f"{self.method}{effort}{side})"
         )
         if self.unreliable:
             text += f"; k-hat above {RELIABLE_KHAT} in {self.unreliable:.0%} of the rows"
@@ -106,6 +107,16 @@ def estimate_from_weights(log_w: Numbers, khat: Numbers, method: str) -> Estimat
         bound="lower",
         method=method,
     )
+
+
+def exact_estimate(log_prob: Numbers) -> Estimate:
+    """Log-densities that need no sampling.
+
+    >>> print(exact_estimate(np.array([-1.0, -3.0])))
+    log P(x) = -2.00 ± 1.00 nats a row (2 rows, the prior's density)
+    """
+    ones, zeros = np.ones(len(log_prob)), np.zeros(len(log_prob))
+    return Estimate(log_prob, zeros, ones, zeros, 0, "point", "the prior's density")
 
 
 def joined(parts: list[Estimate]) -> Estimate:

@@ -1,9 +1,9 @@
-"""Pareto k-hat of importance weights by ArviZ; here its two lines of versions meet."""
-
-import warnings
+"""Pareto k-hat of importance weights by ArviZ."""
 
 import numpy as np
 from numpy.typing import NDArray
+
+from genprop.arviz_api import psislw
 
 FEWEST = 25
 
@@ -29,18 +29,5 @@ def pareto_khat(log_w: NDArray[np.float64]) -> NDArray[np.float64]:
     khat = np.full(len(log_w), -np.inf)
     uneven = np.ptp(log_w, axis=1) > 1e-9
     if uneven.any():
-        khat[uneven] = np.atleast_1d(_psislw(log_w[uneven]))
+        khat[uneven] = np.atleast_1d(psislw(log_w[uneven]))
     return khat
-
-
-def _psislw(log_w: NDArray[np.float64]) -> NDArray[np.float64]:
-    with warnings.catch_warnings():
-        # ArviZ announces its own refactoring at import, which is no news to our user
-        warnings.simplefilter("ignore")
-        import arviz
-
-        if hasattr(arviz, "psislw"):
-            return np.asarray(arviz.psislw(log_w.copy())[1])
-        from arviz_stats.base import array_stats
-
-        return np.asarray(array_stats.psislw(log_w.copy(), axis=-1)[1])

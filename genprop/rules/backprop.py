@@ -1,25 +1,25 @@
 """Back-propagation through the whole stack: the yardstick."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from genprop.data import Batch
-from genprop.distributions import Discrete, Product
+from genprop.distributions import Product
 from genprop.model import Model
+from genprop.passage import Foot, Passage, climb_stack, straight_through
 from genprop.rules.rule import (
-    Passage,
     Rule,
     Term,
     check_samples,
     climb,
-    codes,
     constant,
     discrete_layers,
     mean_over_rows,
     negative_bound,
-    reparameterised,
+    summit,
 )
 
 BOUNDS = ("elbo", "iwae", "dreg")
@@ -69,18 +69,14 @@ class Backprop(Rule):
     def __call__(self, model: Model, batch: Batch) -> Iterator[Term]:
         own: list[Tensor] = []
         shape = torch.Size((self.samples,))
-        if self.bound == "dreg":
-            path = list(_climb_without_score(model, batch, shape, own))
-        else:
-            path = list(climb(model, batch, shape, draw=_through, local=False))
-        tops = {p.modality: p.h for p in path}
-        code = codes(model, batch, tops, shape)
-        prior = model.prior.loss(code, model.code_seen(batch))
+        up = partial(_climb_without_score, own) if self.bound == "dreg" else _climb_through
+        path = list(climb(model, batch, shape, up, local=False))
+        prior = summit(model, batch, {p.modality: p.h for p in path}, shape).loss()
         account = {"prior": prior.detach().mean()}
         log_w = -prior
         for passage in path:
             reconstruction = passage.only_present(-passage.p.log_prob(passage.below, passage.seen))
-            log_q = passage.only_present(passage.q.log_prob(passage.h))
+            log_q = passage.log_q()
             log_w = log_w - reconstruction - log_q
             account[f"{passage.name}.reconstruction"] = reconstruction.detach().mean()
             account[f"{passage.name}.entropy"] = log_q.detach().mean()
@@ -100,33 +96,27 @@ class Backprop(Rule):
         return -mean_over_rows(log_w, weights)
 
 
-def _through(q: Product, shape: torch.Size) -> Tensor:
-    return q.straight_through(shape) if isinstance(q, Discrete) else reparameterised(q, shape)
+def _climb_through(foot: Foot, shape: torch.Size) -> Iterator[Passage]:
+    return climb_stack(foot, shape, straight_through, local=False)
 
 
-def _climb_without_score(
-    model: Model, batch: Batch, shape: torch.Size, own: list[Tensor]
-) -> Iterator[Passage]:
+def _climb_without_score(own: list[Tensor], foot: Foot, shape: torch.Size) -> Iterator[Passage]:
     """A climb whose densities Q are constant in the encoders but not in what these are given.
 
     Every draw is the sum of two copies of itself: one carries the gradient to the layer's own
     encoder (and is added to ``own``), the other to the layers below.
     """
-    for name, stack in model.named_stacks():
-        below, seen, present = batch.x[name], batch.seen[name], batch.present(name)
-        draws = shape
-        for level in range(len(stack.layers)):
-            layer = stack[level]
-            mine = layer.encoder(below.detach(), seen)
-            with constant(layer.encoder):
-                held = layer.encoder(below, seen)
-            draw = mine.draw(draws)
-            own.append(draw)
-            h = _same_draw(mine, held, draw.detach()) + (draw - draw.detach())
-            yield Passage(
-                f"{name}.{level + 1}", layer, below, seen, present, held, h, layer.decoder(h)
-            )
-            below, seen, draws = h, None, torch.Size()
+    name, stack, below, seen, present = foot
+    for level in range(len(stack.layers)):
+        layer = stack[level]
+        mine = layer.encoder(below.detach(), seen)
+        with constant(layer.encoder):
+            held = layer.encoder(below, seen)
+        draw = mine.draw(shape)
+        own.append(draw)
+        h = _same_draw(mine, held, draw.detach()) + (draw - draw.detach())
+        yield Passage(f"{name}.{level + 1}", layer, below, seen, present, held, h, layer.decoder(h))
+        below, seen, shape = h, seen if layer.elementwise else None, torch.Size()
 
 
 def _same_draw(mine: Product, held: Product, draw: Tensor) -> Tensor:

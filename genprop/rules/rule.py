@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from genprop.conditional import Conditional
 from genprop.data import Batch
-from genprop.distributions import Product
-from genprop.model import Model
+from genprop.model import NESTED, Model
+from genprop.passage import Climb, Passage, climb_stack
+from genprop.prior import Prior
 from genprop.shapes import PerRow
-from genprop.stack import Layer, Stack, is_discrete
+from genprop.stack import is_discrete
 
 
 class Term(NamedTuple):
@@ -56,78 +57,30 @@ class Rule(ABC):
         """Raises ValueError, before training, where the rule cannot train the model."""
 
 
-class Passage(NamedTuple):
-    """One layer on a path: h_{l-1}, Q(h_l | h_{l-1}), h_l ~ Q, and P(h_{l-1} | h_l).
-
-    Attributes:
-        name: ``modality.layer``, layers counted from 1.
-        layer: the layer itself.
-        below: h_{l-1}, constant where the climb is local.
-        seen: what of h_{l-1} is seen, or None.
-        present: the rows that take part, or None.
-        q: the encoder's law.
-        h: the draw, with the encoder's graph where the layer is continuous.
-        p: the decoder's law given h.
-    """
-
-    name: str
-    layer: Layer
-    below: Tensor
-    seen: Tensor | None
-    present: Tensor | None
-    q: Product
-    h: Tensor
-    p: Product
-
-    @property
-    def modality(self) -> str:
-        """The stack it is in."""
-        return self.name.rpartition(".")[0]
-
-    @property
-    def reconstruction(self) -> PerRow:
-        """-log P(sg h_{l-1} | h_l), ``(draws, rows)``."""
-        return self.only_present(-self.p.log_prob(self.below.detach(), self.seen))
-
-    def only_present(self, values: Tensor) -> PerRow:
-        """Zero in rows that show nothing of the modality."""
-        return values if self.present is None else torch.where(self.present, values, 0)
-
-
-Draw = Callable[[Product, torch.Size], Tensor]
-
-
-def reparameterised(q: Product, shape: torch.Size) -> Tensor:
-    """A draw that carries the gradient where the family has one."""
-    return q.draw(shape) if q.has_rsample else q.sample(shape)
-
-
 def climb(
-    model: Model, batch: Batch, shape: torch.Size, draw: Draw = reparameterised, local: bool = True
+    model: Model, batch: Batch, shape: torch.Size, up: Climb = climb_stack, local: bool = True
 ) -> Iterator[Passage]:
     """Draws a path from Q in every stack, layer by layer, modality by modality.
+
+    A prior that is a model itself is climbed like any other layers.
 
     Args:
         model: whose stacks are climbed.
         batch: the rows.
         shape: ``(K,)`` for K paths a row, or ``()`` for one without a dimension of its own.
-        draw: how h_l is drawn from Q.
-        local: whether each layer's input is held constant.
+        up: how one stack is climbed.
+        local: whether what goes into a model's prior is held constant.
     """
-    for name, stack in model.named_stacks():
-        yield from _climb_stack(name, stack, batch, shape, draw, local)
-
-
-def _climb_stack(
-    name: str, stack: Stack, batch: Batch, shape: torch.Size, draw: Draw, local: bool
-) -> Iterator[Passage]:
-    below, seen, present = batch.x[name], batch.seen[name], batch.present(name)
-    for level in range(len(stack.layers)):
-        layer = stack[level]
-        q = layer.encoder(below, seen)
-        h = draw(q, shape)
-        yield Passage(f"{name}.{level + 1}", layer, below, seen, present, q, h, layer.decoder(h))
-        below, seen, shape = (h.detach() if local else h), None, torch.Size()
+    tops: dict[str, Tensor] = {}
+    for foot in model.feet(batch):
+        for passage in up(foot, shape):
+            tops[foot.name] = passage.h
+            yield passage
+    if isinstance(model.prior, Model):
+        code = codes(model, batch, tops, shape)
+        inner = model.prior.batch(code.detach() if local else code, model.code_seen(batch))
+        for passage in climb(model.prior, inner, torch.Size(), up, local):
+            yield passage._replace(name=f"{NESTED}.{passage.name}")
 
 
 def codes(model: Model, batch: Batch, tops: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
@@ -137,6 +90,27 @@ def codes(model: Model, batch: Batch, tops: Mapping[str, Tensor], shape: torch.S
         for name in model.stacks
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+class Summit(NamedTuple):
+    """The prior above all layers, its code, and what of this is seen."""
+
+    prior: Prior
+    code: Tensor
+    seen: Tensor | None
+
+    def loss(self) -> PerRow:
+        """The prior's loss of the code."""
+        return self.prior.loss(self.code, self.seen)
+
+
+def summit(model: Model, batch: Batch, tops: Mapping[str, Tensor], shape: torch.Size) -> Summit:
+    """Where a climb ends; ``tops`` holds h_L of each stack by its modality."""
+    code, seen = codes(model, batch, tops, shape), model.code_seen(batch)
+    if not isinstance(model.prior, Model):
+        return Summit(model.prior, code, seen)
+    above = {n.removeprefix(f"{NESTED}."): h for n, h in tops.items() if n.startswith(NESTED)}
+    return summit(model.prior, model.prior.batch(code, seen), above, torch.Size())
 
 
 @contextmanager
@@ -185,7 +159,7 @@ def trainable(module: nn.Module) -> bool:
 
 def encoders(model: Model) -> Iterator[tuple[str, Conditional]]:
     """Every encoder with its name ``modality.layer``."""
-    for name, stack in model.named_stacks():
+    for name, stack in model.all_stacks():
         for level in range(len(stack.layers)):
             yield f"{name}.{level + 1}", stack[level].encoder
 

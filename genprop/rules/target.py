@@ -9,10 +9,10 @@ from torch import Tensor
 
 from genprop.data import Batch
 from genprop.distributions import Continuous, Product
-from genprop.model import Model
+from genprop.model import NESTED, Model
+from genprop.passage import Passage
 from genprop.rules.rule import (
     Cost,
-    Passage,
     Rule,
     Term,
     check_samples,
@@ -23,7 +23,7 @@ from genprop.rules.rule import (
     log_weights,
     mean_over_rows,
     negative_bound,
-    trainable,
+    summit,
 )
 
 TARGETS = ("decoder", "difference", "long")
@@ -79,66 +79,111 @@ class TargetPropagation(Rule):
             )
 
     def __call__(self, model: Model, batch: Batch) -> Iterator[Term]:
-        several = self.samples > 1
+        several = self.samples > 1 and model.has_layers
         shape = torch.Size((self.samples,) if several else ())
-        top = _Top(model, batch, shape)
+        tops = _tops(model, batch, shape)
         costs = (_cost(passage, several) for passage in climb(model, batch, shape))
         if several or self.target != "decoder":
-            yield from self._whole(list(costs), top)
+            yield from self._whole(list(costs), tops, several)
         else:
-            yield from _streamed(costs, top)
+            yield from _streamed(costs, tops)
 
-    def _whole(self, costs: Sequence[Cost], top: "_Top") -> Iterator[Term]:
+    def _whole(
+        self, costs: Sequence[Cost], tops: Sequence["_Top"], several: bool
+    ) -> Iterator[Term]:
         """With the whole path at hand: weights, and targets that come from the top."""
         for cost in costs:
-            top.add(cost)
-        log_w = log_weights(costs, top.pleasing) if self.samples > 1 else None
+            tops[_height(cost)].add(cost)
+        log_w = log_weights(costs, tops[-1].pleasing) if several else None
         weights = None if log_w is None else log_w.softmax(0)
-        targets = _targets([cost.passage for cost in costs], top, self.target)
-        for cost in costs:
-            if cost.passage.name in targets:
-                yield _layer_term(cost, targets[cost.passage.name], weights)
-        bound = {} if log_w is None else {"bound": negative_bound(log_w)}
-        yield from top.terms(weights, bound)
+        if self.target != "decoder":
+            _improve(tops, costs, self.target)
+        for low, high in pairwise(costs):
+            if _same_stack(low, high):
+                yield _layer_term(low, tops[_height(high)].law(high.passage), weights)
+        for top in tops[:-1]:
+            yield from top.term(weights)
+        yield from tops[-1].term(weights, {} if log_w is None else {"bound": negative_bound(log_w)})
 
 
 def _cost(passage: Passage, several: bool) -> Cost:
-    q, h = passage.q, passage.h
-    if isinstance(q, Continuous):
-        # one sample needs no more than the mean of log Q, whose gradient is the draw's own;
-        # several drop the score: there the density is held constant
-        log_q = q.detach().log_prob(h) if several else -q.entropy()
+    q = passage.q
+    if not isinstance(q, Continuous):
+        log_q = passage.log_q()
+    elif several or passage.known is not None:
+        # several samples drop the score: there the density is held constant
+        log_q = passage.log_q(q.detach())
     else:
-        log_q = q.log_prob(h)
-    return Cost(passage, passage.reconstruction, passage.only_present(log_q))
+        # one needs no more than the mean of log Q, whose gradient is the draw's own
+        log_q = passage.only_present(-q.entropy())
+    return Cost(passage, passage.reconstruction, log_q)
 
 
-def _streamed(costs: Iterator[Cost], top: "_Top") -> Iterator[Term]:
+def _streamed(costs: Iterator[Cost], tops: Sequence["_Top"]) -> Iterator[Term]:
     """One layer after the other: no more than two layers' graphs are ever held."""
     low: Cost | None = None
     for high in costs:
-        if low is not None and _same_stack(low.passage, high.passage):
+        top = tops[_height(high)]
+        if low is not None and _same_stack(low, high):
             yield _layer_term(low, high.passage.p.detach(), None)
         top.add(high)
+        if top.below is not None and top.is_met:
+            yield from top.below.term(None)
         low = high
-    yield from top.terms(None, {})
+    for top in tops:
+        yield from top.term(None)
 
 
-def _same_stack(low: Passage, high: Passage) -> bool:
-    return low.modality == high.modality
+def _same_stack(low: Cost, high: Cost) -> bool:
+    return low.passage.modality == high.passage.modality
+
+
+def _height(cost: Cost) -> int:
+    """How many models' priors lie below the layer."""
+    return cost.passage.name.split(".").count(NESTED)
 
 
 class _Top:
-    """The top layers of all stacks, which the prior joins."""
+    """The top layers of all stacks of a model, which its prior joins."""
 
-    def __init__(self, model: Model, batch: Batch, shape: torch.Size) -> None:
-        self.model, self.batch, self.shape = model, batch, shape
-        self.seen = model.code_seen(batch)
+    def __init__(
+        self, model: Model, batch: Batch | None, below: "_Top | None", shape: torch.Size
+    ) -> None:
+        self.model, self.below, self.shape = model, below, shape
+        self.above: _Top | None = None
         self.costs: dict[str, Cost] = {}
+        self.lowest: dict[str, Passage] = {}
+        self.laws: dict[str, Product] = {}
+        self.told = False
+        self._batch = batch
+
+    @cached_property
+    def batch(self) -> Batch:
+        """The model's rows; above another model, their codes."""
+        if self._batch is not None:
+            return self._batch
+        assert self.below is not None
+        return self.model.batch(self.below.code().detach(), self.below.seen)
+
+    @cached_property
+    def seen(self) -> Tensor | None:
+        """What of the joint code is seen."""
+        return self.model.code_seen(self.batch)
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the climb has been in every stack, so that the codes below know their targets."""
+        return len(self.lowest) == len(self.model.stacks)
 
     def add(self, cost: Cost) -> None:
         """Keeps a layer in place of the one below it."""
-        self.costs[cost.passage.modality] = cost
+        name = cost.passage.modality.rpartition(".")[2]
+        self.costs[name] = cost
+        self.lowest.setdefault(name, cost.passage)
+
+    def law(self, passage: Passage) -> Product:
+        """What a layer makes of its target, or of its own value: the target of the layer below."""
+        return self.laws.get(passage.name) or passage.p.detach()
 
     def code(self) -> Tensor:
         """The joint code, with the top encoders' graphs."""
@@ -147,26 +192,63 @@ class _Top:
 
     @cached_property
     def pleasing(self) -> Tensor:
-        """What the codes cost under the constant prior."""
-        with constant(self.model.prior):
-            return self.model.prior.loss(self.code(), self.seen)
+        """What the codes cost under all that is above them."""
+        return self.price(self.code())
 
-    def terms(self, weights: Tensor | None, bound: dict[str, Tensor]) -> Iterator[Term]:
-        """The top layers' term, whose target is the prior, and the prior's own."""
-        if self.costs:
-            pleasing = mean_over_rows(self.pleasing, weights)
-            account = {**bound, "prior": _plain_mean(self.pleasing, pleasing, weights)}
-            parts: dict[str, Tensor] = {}
-            for cost in self.costs.values():
-                _add_layer(parts, account, cost, weights)
-            if self.pleasing.requires_grad:
-                parts["prior.target"] = pleasing
-            names = [cost.passage.name for cost in self.costs.values()]
-            yield Term(names[0] if len(names) == 1 else "top", parts, account)
-        if trainable(self.model.prior):
-            own = self.model.prior.loss(self.code().detach(), self.seen)
-            account = {} if self.costs else {"prior": own.detach().mean()}
-            yield Term("prior", {"prior.loss": mean_over_rows(own, weights)}, account)
+    def price(self, code: Tensor) -> Tensor:
+        """The prior's loss of a code; of a prior that is a model, what its layers make of it.
+
+        These are constant; the prior that is none learns by the same graph.
+        """
+        if self.above is None:
+            return self.model.prior.loss(code, self.seen)
+        inner = self.above.model.batch(code, self.seen)
+        total = code.new_zeros(())
+        for name, passage in self.above.lowest.items():
+            log_p = self.above.law(passage).log_prob(inner.x[name], passage.seen)
+            total = total - passage.only_present(log_p)
+        if self.above.is_met:
+            return total
+        # a stack without layers lets its part of the code through to the prior above
+        tops = {name: cost.passage.h.detach() for name, cost in self.above.costs.items()}
+        with constant(self.model.summit):
+            through = codes(self.above.model, inner, tops, self.above.shape)
+            return total + self.above.price(through)
+
+    def term(
+        self, weights: Tensor | None, bound: dict[str, Tensor] | None = None
+    ) -> Iterator[Term]:
+        """The top layers' term, whose target is what is above them; yielded once."""
+        if self.told or not (self.costs or self.above is None):
+            return
+        self.told = True
+        name = self._name
+        pleasing = mean_over_rows(self.pleasing, weights)
+        part = "prior" if self.above is None else f"{name}.target"
+        account = {**(bound or {}), part: _plain_mean(self.pleasing, pleasing, weights)}
+        parts: dict[str, Tensor] = {}
+        for cost in self.costs.values():
+            _add_layer(parts, account, cost, weights)
+        if self.pleasing.requires_grad:
+            parts["prior.loss" if self.above is None else part] = pleasing
+        yield Term(name, parts, account)
+
+    @property
+    def _name(self) -> str:
+        if not self.costs:
+            return NESTED
+        names = [cost.passage.name for cost in self.costs.values()]
+        return names[0] if len(names) == 1 else f"{names[0].rpartition(NESTED)[0]}top"
+
+
+def _tops(model: Model, batch: Batch, shape: torch.Size) -> list[_Top]:
+    """One for the model, and one for each prior above that is a model."""
+    tops = [_Top(model, batch, None, shape)]
+    while isinstance(model.prior, Model):
+        model = model.prior
+        tops.append(_Top(model, None, tops[-1], torch.Size()))
+        tops[-2].above = tops[-1]
+    return tops
 
 
 def _layer_term(cost: Cost, target: Product, weights: Tensor | None) -> Term:
@@ -174,7 +256,7 @@ def _layer_term(cost: Cost, target: Product, weights: Tensor | None) -> Term:
     account: dict[str, Tensor] = {}
     _add_layer(parts, account, cost, weights)
     passage = cost.passage
-    loss = passage.only_present(-target.log_prob(passage.h))
+    loss = -passage.log_q(target)
     name = f"{passage.name}.target"
     mean = mean_over_rows(loss, weights)
     account[name] = _plain_mean(loss, mean, weights)
@@ -207,42 +289,39 @@ def _plain_mean(values: Tensor, weighted: Tensor, weights: Tensor | None) -> Ten
     return weighted.detach() if weights is None else values.detach().mean()
 
 
-def _targets(path: Sequence[Passage], top: _Top, target: str) -> dict[str, Product]:
-    """The law that gives each layer below a top its target, by the layer's name."""
-    pairs = [(low, high) for low, high in pairwise(path) if _same_stack(low, high)]
-    if target == "decoder":
-        return {low.name: high.p.detach() for low, high in pairs}
-    with torch.no_grad():
-        return _from_above(pairs, top, target)
+@torch.no_grad()
+def _improve(tops: Sequence[_Top], costs: Sequence[Cost], target: str) -> None:
+    """Gives decoders the targets ĥ of their layers, which come down from the top."""
+    code = _better_code(tops[0]) if target == "difference" else tops[-1].code()
+    for top in reversed(tops):
+        parts = code.split(list(top.model.sizes.values()), -1)
+        better = dict(zip(top.model.stacks, parts, strict=True))
+        for cost in reversed([cost for cost in costs if tops[_height(cost)] is top]):
+            passage = cost.passage
+            if passage.level == 1 and top.below is None:
+                continue  # x needs no target
+            name = passage.modality.rpartition(".")[2]
+            law = top.laws[passage.name] = passage.layer.decoder(better[name])
+            long = target == "long"
+            better[name] = law.mean if long else passage.below + law.mean - passage.p.mean
+        code = torch.cat(list(better.values()), -1) if top.below else code
 
 
-def _from_above(
-    pairs: Sequence[tuple[Passage, Passage]], top: _Top, target: str
-) -> dict[str, Product]:
-    """Decoders' laws given the targets ĥ of the layers above, which come down from the top."""
-    better = _improved_codes(top) if target == "difference" else _codes(top)
-    laws: dict[str, Product] = {}
-    for low, high in reversed(pairs):
-        law = laws[low.name] = high.layer.decoder(better[high.name])
-        better[low.name] = law.mean if target == "long" else low.h + law.mean - high.p.mean
-    return laws
-
-
-def _codes(top: _Top) -> dict[str, Tensor]:
-    """Each top code by its layer's name."""
-    return {cost.passage.name: cost.passage.h for cost in top.costs.values()}
-
-
-def _improved_codes(top: _Top) -> dict[str, Tensor]:
-    """The prior's reconstruction of each top code, taken as seen through its encoder's noise."""
-    code, prior = top.code(), top.model.prior
-    if top.seen is not None:
-        code = prior.condition(code, top.seen).sample()
-    passages = {name: cost.passage for name, cost in top.costs.items()}
+def _better_code(top: _Top) -> Tensor:
+    """The prior's reconstruction of the code, taken as seen through its encoders' noise."""
+    passages = {p.modality: p for p in _top_passages(top)}
+    tops = {name: p.h for name, p in passages.items()}
+    at = summit(top.model, top.batch, tops, top.shape)
+    code = at.code if at.seen is None else at.prior.condition(at.code, at.seen).sample()
     # a code that is the data itself was seen without noise
-    spreads = {n: torch.zeros_like(x).expand(*top.shape, *x.shape) for n, x in top.batch.x.items()}
-    spreads |= {name: p.q.stddev.expand_as(p.h) for name, p in passages.items()}
-    noise = codes(top.model, top.batch, spreads, top.shape)
-    better = prior.reconstruct(code, noise).split(list(top.model.sizes.values()), dim=-1)
-    by_modality = dict(zip(top.model.stacks, better, strict=True))
-    return {p.name: by_modality[name] for name, p in passages.items()}
+    clean = Batch({n: torch.zeros_like(x) for n, x in top.batch.x.items()}, top.batch.seen)
+    spreads = {name: p.q.stddev.expand_as(p.h) for name, p in passages.items()}
+    noise = summit(top.model, clean, spreads, top.shape).code
+    return at.prior.reconstruct(code, noise)
+
+
+def _top_passages(top: _Top | None) -> Iterator[Passage]:
+    """The top layers of a model's stacks, and of those of the models above it."""
+    while top is not None:
+        yield from (cost.passage for cost in top.costs.values())
+        top = top.above

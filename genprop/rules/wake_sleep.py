@@ -6,19 +6,18 @@ import torch
 from torch import Tensor
 
 from genprop.data import Batch
-from genprop.distributions import Product
-from genprop.model import Model
+from genprop.model import NESTED, Model, joint_x
+from genprop.passage import Foot, Passage, climb_stack
 from genprop.rules.rule import (
     Cost,
-    Passage,
     Rule,
     Term,
     check_samples,
     climb,
-    codes,
     log_weights,
     mean_over_rows,
     negative_bound,
+    summit,
     trainable,
 )
 from genprop.stack import Path
@@ -57,18 +56,17 @@ class ReweightedWakeSleep(Rule):
 
     def __call__(self, model: Model, batch: Batch) -> Iterator[Term]:
         shape = torch.Size((self.samples,))
-        path = list(climb(model, batch, shape, draw=_constant_draw))
-        tops = {p.modality: p.h for p in path}
-        code = codes(model, batch, tops, shape)
-        prior = model.prior.loss(code, model.code_seen(batch))
+        path = list(climb(model, batch, shape, _constant_climb))
+        top = summit(model, batch, {p.modality: p.h for p in path}, shape)
+        prior = top.loss()
         costs = [_cost(passage) for passage in path]
         log_w = log_weights(costs, prior)
         weights = log_w.softmax(0)
-        dreams = model.decode(model.prior.sample((1, batch.rows))) if self.sleep else {}
+        dreams = _dreams(model, torch.Size((1, batch.rows))) if self.sleep else {}
         for cost in costs:
             yield self._layer(cost, weights, dreams)
         account = {"prior": prior.detach().mean(), "bound": negative_bound(log_w)}
-        learns = trainable(model.prior)
+        learns = trainable(top.prior)
         parts = {"prior.loss": mean_over_rows(prior, weights)} if learns else {}
         yield Term("prior", parts, account)
 
@@ -89,19 +87,26 @@ class ReweightedWakeSleep(Rule):
 
 
 def _cost(passage: Passage) -> Cost:
-    log_q = passage.only_present(passage.q.log_prob(passage.h))
-    return Cost(passage, passage.reconstruction, log_q)
+    return Cost(passage, passage.reconstruction, passage.log_q())
 
 
-def _constant_draw(q: Product, shape: torch.Size) -> Tensor:
-    return q.sample(shape)
+def _constant_climb(foot: Foot, shape: torch.Size) -> Iterator[Passage]:
+    return climb_stack(foot, shape, lambda q, shape: q.sample(shape))
+
+
+def _dreams(model: Model, shape: torch.Size) -> dict[str, Path]:
+    """Paths from P by modality, of a prior that is a model too."""
+    if not isinstance(model.prior, Model):
+        return model.decode(model.prior.sample(shape))
+    above = _dreams(model.prior, shape)
+    code = joint_x({name: above[name] for name in model.prior.stacks})
+    return {**model.decode(code), **{f"{NESTED}.{name}": path for name, path in above.items()}}
 
 
 def _dreamt(passage: Passage, dreams: dict[str, Path]) -> Tensor:
     """Log Q(h_l | h_{l-1}) on a dream, of which as much is seen as of the row it stands beside."""
-    modality, _, level = passage.name.rpartition(".")
-    below, h = dreams[modality].h[int(level) - 1 : int(level) + 1]
+    below, h = dreams[passage.modality].h[passage.level - 1 : passage.level + 1]
     if passage.seen is not None:
         below = torch.where(passage.seen, below, 0)
-    log_q: Tensor = passage.layer.encoder(below, passage.seen).log_prob(h)
+    log_q: Tensor = passage.layer.encoder(below, passage.seen).log_prob(h, passage.known)
     return passage.only_present(log_q)

@@ -9,8 +9,10 @@ import zoo
 from scipy.stats import chi2
 from torch import Tensor
 
+from genprop.autoregressive import AutoregressiveBernoulli
 from genprop.conditional import Bernoulli
 from genprop.distributions import Product
+from genprop.mixture import MixtureNormal
 from genprop.prior import DensityPrior, LawPrior, Prior
 from genprop.priors.factorial import FactorialPrior
 from genprop.priors.gaussian import GaussianPrior
@@ -26,6 +28,16 @@ every_density = pytest.mark.parametrize(
 # those whose marginals, conditionals and posterior means are known in closed form
 every_law = pytest.mark.parametrize(
     "name", [n for n, make in zoo.priors().items() if isinstance(make(), LawPrior)]
+)
+# a law with hidden units or components has many best fits, and refit promises none of them
+WITH_HIDDEN_UNITS = (AutoregressiveBernoulli, MixtureNormal)
+every_law_of_one_fit = pytest.mark.parametrize(
+    "name",
+    [
+        n
+        for n, make in zoo.priors().items()
+        if isinstance(prior := make(), LawPrior) and not isinstance(prior.law, WITH_HIDDEN_UNITS)
+    ],
 )
 
 
@@ -97,10 +109,11 @@ def test_loss_is_minus_log_prob(name: str) -> None:
 @every_density
 def test_loss_is_at_least_minus_log_prob(name: str) -> None:
     prior = density(name)
-    h = prior.sample((6,)).expand(500, 6, prior.elements)
-    loss = prior.loss(h)
-    error = 5 * loss.std(0) / math.sqrt(500)
-    assert (loss.mean(0) + error + 1e-3 > -prior.log_prob(h[0])).all()
+    h = prior.sample((3000,))
+    gap = prior.loss(h) + prior.log_prob(h)
+    # on average over the prior's own codes, so that it also holds (as Gibbs' inequality) of a loss
+    # that bounds -log of another law than the density's; five standard errors
+    assert gap.mean() + 5 * gap.std() / math.sqrt(3000) + 1e-3 > 0
 
 
 @every_density
@@ -215,7 +228,7 @@ def test_condition_draws_what_the_joint_says(name: str) -> None:
         torch.testing.assert_close(law.mean.detach(), mean.detach(), atol=1e-3, rtol=0)
 
 
-@every_law
+@every_law_of_one_fit
 def test_refit_finds_the_law_of_many_codes(name: str) -> None:
     truth, found = density(name), density(name)
     rows = 4000
@@ -231,7 +244,7 @@ def test_refit_finds_the_law_of_many_codes(name: str) -> None:
     assert -0.01 < gain < chi2.ppf(1 - 1e-5, freedom) / 2
 
 
-@every_law
+@every_law_of_one_fit
 def test_refit_fits_anew_from_any_start(name: str) -> None:
     h = make(name).sample((500,))
     a, b = make(name), make(name)
@@ -255,7 +268,9 @@ def test_refit_leaves_codes_gradients_and_training_as_they_were(name: str) -> No
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("name", ["standard", "full", "factorial-gaussian"])
+@pytest.mark.parametrize(
+    "name", ["standard", "full", "factorial-gaussian", "mixture-full", "parzen"]
+)
 def test_refit_touches_no_layer_below(name: str) -> None:
     model = zoo.gaussian()
     model.prior = make(name)
@@ -266,7 +281,10 @@ def test_refit_touches_no_layer_below(name: str) -> None:
         assert p.grad is None
 
 
-@pytest.mark.parametrize("name", ["diagonal", "full", "factorial-gaussian", "factorial-logistic"])
+NOT_VARYING = ["diagonal", "full", "factorial-gaussian", "factorial-logistic", "parzen"]
+
+
+@pytest.mark.parametrize("name", [*NOT_VARYING, "mixture-diagonal", "mixture-full"])
 def test_refit_is_finite_where_codes_do_not_vary(name: str) -> None:
     prior = make(name)
     prior.refit(torch.ones(5, 2, dtype=torch.float64))

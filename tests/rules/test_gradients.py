@@ -173,7 +173,7 @@ def layers_of(model: Model) -> Iterator[tuple[str, Stack, int]]:
             yield modality, stack, level
 
 
-@pytest.mark.parametrize("name", zoo.models())
+@pytest.mark.parametrize("name", zoo.plain_models())
 @both_batches
 @torch.no_grad()
 def test_weights_sum_to_one_and_weigh_decoders_prior_and_wake_alike(name: str, holes: bool) -> None:
@@ -226,7 +226,7 @@ def log_q_above_its_mean(paths: dict[str, Path], batch: Batch) -> Tensor:
     return total
 
 
-@pytest.mark.parametrize(("model_name", "rule_name"), list(zoo.trainings()))
+@pytest.mark.parametrize(("model_name", "rule_name"), list(zoo.trainings(*zoo.plain_models())))
 def test_the_account_adds_up_to_the_bound(model_name: str, rule_name: str) -> None:
     model, rule = zoo.models()[model_name](), zoo.rules()[rule_name]()
     batch = zoo.batch(model, holes=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from genprop.conditional import Gaussian
 from genprop.data import Batch
 from genprop.model import Model
+from genprop.prior import Prior
 from genprop.priors.gaussian import GaussianPrior
 from genprop.rules.backprop import Backprop
 from genprop.rules.rule import Rule, trainable
@@ -29,6 +30,11 @@ LAYERS: dict[tuple[type[Rule], str], dict[str, set[str]]] = {
         "target": {"encoder"},
     },
     (TargetPropagation, "top, real"): {"reconstruction": BOTH, "entropy": {"encoder"}},
+    (TargetPropagation, "below a model, real"): {"reconstruction": BOTH, "entropy": {"encoder"}},
+    (TargetPropagation, "below a model, discrete"): {
+        "reconstruction": {"decoder"},
+        "wake": {"encoder"},
+    },
     (TargetPropagation, "discrete"): {"reconstruction": {"decoder"}, "wake": {"encoder"}},
     (TargetPropagation, "top, discrete"): {"reconstruction": {"decoder"}, "wake": {"encoder"}},
     **{
@@ -37,18 +43,21 @@ LAYERS: dict[tuple[type[Rule], str], dict[str, set[str]]] = {
             "wake": {"encoder"},
             "sleep": {"encoder"},
         }
-        for kind in ("real", "top, real", "discrete", "top, discrete")
+        for place in ("", "top, ", "below a model, ")
+        for kind in (f"{place}real", f"{place}discrete")
     },
 }
 
 
 def kinds(model: Model) -> Iterator[tuple[str, str]]:
     """Each layer's name and kind."""
-    for modality, stack in model.named_stacks():
+    heights = [name.split(".").count("prior") for name, _ in model.all_stacks()]
+    for height, (modality, stack) in zip(heights, model.all_stacks(), strict=True):
         for level in range(len(stack.layers)):
-            top = "top, " if level == len(stack.layers) - 1 else ""
+            at_top = "top, " if height == max(heights) else "below a model, "
+            place = at_top if level == len(stack.layers) - 1 else ""
             sort = "discrete" if is_discrete(stack[level].encoder.family) else "real"
-            yield f"{modality}.{level + 1}", f"{top}{sort}"
+            yield f"{modality}.{level + 1}", f"{place}{sort}"
 
 
 def table(rule: Rule, model: Model) -> dict[str, set[str]]:
@@ -61,12 +70,39 @@ def table(rule: Rule, model: Model) -> dict[str, set[str]]:
         for part, sides in LAYERS[type(rule), kind].items()
         if part != "sleep" or rule.sleep
     }
-    real_tops = {f"{name}.encoder" for name, kind in kinds(model) if kind == "top, real"}
-    if isinstance(rule, TargetPropagation) and real_tops:
-        expected["prior.target"] = real_tops
-    if trainable(model.prior):
-        expected["prior.loss"] = {"prior"}
+    tops = {f"{name}.encoder" for name, kind in kinds(model) if kind == "top, real"}
+    pleases = tops if isinstance(rule, TargetPropagation) else set()
+    if isinstance(rule, TargetPropagation):
+        expected |= boundaries(model)
+    reaches = pleases | ({"prior"} if trainable(model.summit) else set())
+    if reaches:
+        expected["prior.loss"] = reaches
     return expected
+
+
+def boundaries(model: Model) -> dict[str, set[str]]:
+    """What the layers of a model that is a prior tell the real layers right below them."""
+    found: dict[str, set[str]] = {}
+    for prefix, each in chain(model):
+        if isinstance(each.prior, Model):
+            tops = {n: s for n, s in each.named_stacks() if len(s.layers)}
+            names = [f"{prefix}{n}.{len(s.layers)}" for n, s in tops.items()]
+            real = [
+                n
+                for s, n in zip(tops.values(), names, strict=True)
+                if not is_discrete(s[-1].encoder.family)
+            ]
+            name = names[0] if len(names) == 1 else f"{prefix}top"
+            if real:
+                found[f"{name}.target"] = {f"{n}.encoder" for n in real}
+    return found
+
+
+def chain(model: Prior, prefix: str = "") -> Iterator[tuple[str, Model]]:
+    """A model, the model that is its prior, and so on, with the prefix of their layers' names."""
+    if isinstance(model, Model):
+        yield prefix, model
+        yield from chain(model.prior, f"{prefix}prior.")
 
 
 def reached(part: Tensor, groups: dict[str, list[nn.Parameter]]) -> set[str]:
@@ -103,9 +139,10 @@ def test_every_part_reaches_what_the_table_says(
 def test_together_the_terms_reach_every_parameter(model_name: str, rule_name: str) -> None:
     model, rule = zoo.models()[model_name](), zoo.rules()[rule_name]()
     found = zoo.gradients(model, zoo.batch(model, holes=True), rule)
-    # a label is seen or not: its encoder never meets a row that is seen in part
     untold = {name for name, slope in found.items() if not slope.any()}
-    assert untold <= {"stacks.label.layers.0.encoder.net.missing.weight"}
+    # a label and a modality's code are seen or not: no encoder meets a row that is seen in part
+    whole = ("stacks.label.layers.0", "prior.stacks", "prior.prior.stacks")
+    assert all(n.startswith(whole) and n.endswith("encoder.net.missing.weight") for n in untold)
 
 
 @some_trainings

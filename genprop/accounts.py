@@ -1,0 +1,168 @@
+"""What commands tell of their work: plain values for JSON, and tables of them for a person."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+
+def fit_summary(model: Any, X: Any) -> dict[str, Any]:
+    """What was fitted, and how well, in plain values."""
+    history = model.history_
+    known = history["validation"].notna().any()
+    best = history.iloc[int(history["validation"].argmin()) if known else -1]
+    prior = model.model_.prior
+    return {
+        "rows": len(next(iter(X.values())) if isinstance(X, dict) else X),
+        "modalities": {name: _modality(model, name, X) for name in model.encodings_},
+        "prior": " ".join([type(prior).__name__, getattr(prior, "covariance", "")]).strip(),
+        "rule": model.rule,
+        "samples": model.samples,
+        "epochs": len(history),
+        "best_epoch": int(best["epoch"]),
+        "train": float(best["train"]),
+        "validation": float(best["validation"]),
+        "seconds": float(history["seconds"].sum()),
+    }
+
+
+def _modality(model: Any, name: str, X: Any) -> dict[str, Any]:
+    import pandas as pd
+
+    encoding, stack = model.encodings_[name], model.model_.stacks[name]
+    return {
+        "event": encoding.event,
+        "missing": np.mean(pd.isna(X[name] if isinstance(X, dict) else X)),
+        "family": encoding.family,
+        "layers": [stack.elements, *(layer.above for layer in stack.layers)],
+        "standardised": bool(encoding.scale),
+    }
+
+
+def fit_table(summary: Mapping[str, Any]) -> Table:
+    """The summary of a fit."""
+    table = _grid()
+    table.add_row("data", f"{summary['data']}: {summary['rows']:,} rows")
+    for name, part in summary["modalities"].items():
+        table.add_row("modality", f"{name}: {_described(part)}")
+    table.add_row("prior", summary["prior"])
+    table.add_row("rule", f"{summary['rule']}, {summary['samples']} samples a row")
+    table.add_row("epochs", f"{summary['epochs']}, the best was {summary['best_epoch']}")
+    table.add_row("bound", _bounds(summary))
+    table.add_row("saved in", str(summary["model"]))
+    return table
+
+
+def _described(part: Mapping[str, Any]) -> str:
+    shape = " by ".join(f"{size:,}" for size in part["event"])
+    columns = " columns" if len(part["event"]) == 1 else ""
+    layers = "-".join(str(size) for size in part["layers"])
+    missing = f"{part['missing']:.1%} missing"
+    return f"{shape}{columns}, {missing}, {part['family']}, layers {layers}"
+
+
+def _bounds(summary: Mapping[str, Any]) -> str:
+    held = "" if np.isnan(summary["validation"]) else f", {summary['validation']:.2f} validation"
+    scaled = any(part["standardised"] for part in summary["modalities"].values())
+    unit = "nats a row of standardised columns" if scaled else "nats a row"
+    return f"{summary['train']:.2f} training{held} (on -log P(x), {unit})"
+
+
+def scores_summary(estimate: Any) -> dict[str, Any]:
+    """An estimate of log P(x), over all rows."""
+    return {
+        "log_prob": estimate.mean,
+        "std_error": estimate.mean_std_error,
+        "rows": estimate.rows,
+        "median_ess": float(np.median(estimate.ess)),
+        "khat_above_0.7": estimate.unreliable,
+        "samples": estimate.samples,
+        "bound": estimate.bound,
+        "method": estimate.method,
+    }
+
+
+def scores_table(scores: Mapping[str, Any]) -> Table:
+    """The summary of an estimate."""
+    table = _grid()
+    mean, error = scores["log_prob"], scores["std_error"]
+    table.add_row("log P(x)", f"{mean:.2f} ± {error:.2f} nats a row, of {scores['rows']:,} rows")
+    table.add_row(
+        "estimate", f"{scores['bound']} bound by {scores['method']}, {scores['samples']:,} samples"
+    )
+    table.add_row("ESS", f"{scores['median_ess']:.0f} (median of the rows)")
+    table.add_row("k-hat", f"above 0.7 in {scores['khat_above_0.7']:.0%} of the rows")
+    return table
+
+
+def checkup_summary(checkup: Any, pictures: Sequence[Path]) -> dict[str, Any]:
+    """What chains of a model's hidden values say of themselves, and where it is drawn."""
+    found = checkup.diagnosis
+    return {
+        "rows": found.acceptance.size,
+        "sampler": type(checkup.kernel).__name__,
+        "chains": found.chains,
+        "draws": found.draws,
+        "warmup": checkup.warmup,
+        "acceptance": float(found.acceptance.mean()),
+        "least_acceptance": float(found.acceptance.min()),
+        "divergences": int(found.divergences.sum()),
+        "variables": found.to_pandas().to_dict("index"),
+        "worst": checkup.worst().to_dict("records"),
+        "trusted": found.trusted,
+        "verdict": found.verdict,
+        "pictures": list(pictures),
+    }
+
+
+def checkup_table(summary: Mapping[str, Any]) -> RenderableType:
+    """The summary of chains: how they ran, the worst and the median, the worst ones, a verdict."""
+    s, grid = summary, _grid()
+    length = f"{s['chains']} chains of {s['draws']:,} draws after {s['warmup']:,}"
+    grid.add_row("sampler", f"{s['sampler']}, {length}, in each of {s['rows']:,} rows")
+    least = f"{s['least_acceptance']:.2f} in the row with the least"
+    grid.add_row("acceptance", f"{s['acceptance']:.2f}, {least}")
+    grid.add_row("divergences", f"{s['divergences']:,}")
+    parts = [grid, _variables_table(s["variables"])]
+    if s["worst"]:
+        parts.append(_worst_table(s["worst"]))
+    end = _grid()
+    end.add_row("verdict", s["verdict"])
+    if s["pictures"]:
+        end.add_row("pictures", ", ".join(str(path) for path in s["pictures"]))
+    return Group(*parts, end)
+
+
+def _variables_table(variables: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(title="of all rows: the worst, the median", title_justify="left")
+    table.add_column("level")
+    for heading in ("elements", "R-hat", "bulk ESS", "tail ESS", "MCSE / sd"):
+        table.add_column(heading, justify="right")
+    for name, v in variables.items():
+        moving = f"{v['coordinates'] - v['still']:.0f}"
+        rhat = f"{v['rhat_worst']:.3f}, {v['rhat_median']:.3f}"
+        ess = (f"{v[f'{e}_worst']:.0f}, {v[f'{e}_median']:.0f}" for e in ("ess_bulk", "ess_tail"))
+        table.add_row(name, moving, rhat, *ess, f"{v['mcse_worst']:.3f}, {v['mcse_median']:.3f}")
+    return table
+
+
+def _worst_table(worst: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="the worst coordinates", title_justify="left")
+    table.add_column("coordinate")
+    for heading in ("mean", "sd", "MCSE", "R-hat", "bulk ESS", "tail ESS"):
+        table.add_column(heading, justify="right")
+    for w in worst:
+        law = (f"{w[part]:.3f}" for part in ("mean", "sd", "mcse", "rhat"))
+        ess = (f"{w[part]:.0f}" for part in ("ess_bulk", "ess_tail"))
+        table.add_row(f"{w['variable']}[{w['element']}] in row {w['row']}", *law, *ess)
+    return table
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column()
+    return table

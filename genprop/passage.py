@@ -1,0 +1,117 @@
+"""One layer on a path, and the climb through a stack."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from genprop.distributions import Discrete, Product
+from genprop.shapes import PerRow, Seen
+from genprop.stack import Layer, Stack
+
+
+class Passage(NamedTuple):
+    """One layer on a path: h_{l-1}, Q(h_l | h_{l-1}), h_l ~ Q, and P(h_{l-1} | h_l).
+
+    Attributes:
+        name: ``modality.layer``, layers counted from 1; of a model that is a prior, its own
+            passages' names follow ``prior.``.
+        layer: the layer itself.
+        below: h_{l-1}, constant where the climb is local.
+        seen: what of h_{l-1} is seen, or None.
+        present: the rows that take part, or None.
+        q: the encoder's law.
+        h: the draw, with the encoder's graph where the layer is continuous.
+        p: the decoder's law given h.
+    """
+
+    name: str
+    layer: Layer
+    below: Tensor
+    seen: Tensor | None
+    present: Tensor | None
+    q: Product
+    h: Tensor
+    p: Product
+
+    @property
+    def modality(self) -> str:
+        """The stack it is in."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def level(self) -> int:
+        """The layer's number, from 1."""
+        return int(self.name.rpartition(".")[2])
+
+    @property
+    def reconstruction(self) -> PerRow:
+        """-log P(sg h_{l-1} | h_l), ``(draws, rows)``."""
+        return self.only_present(-self.p.log_prob(self.below.detach(), self.seen))
+
+    @property
+    def known(self) -> Seen | None:
+        """What is seen of h_l; None says all."""
+        return self.seen if self.layer.elementwise else None
+
+    def log_q(self, q: Product | None = None) -> PerRow:
+        """Log Q(h_l | h_{l-1}), or of h_l under a law in its place, ``(draws, rows)``."""
+        return self.only_present((q or self.q).log_prob(self.h, self.known))
+
+    def only_present(self, values: Tensor) -> PerRow:
+        """Zero in rows that show nothing of the modality."""
+        return values if self.present is None else torch.where(self.present, values, 0)
+
+
+class Foot(NamedTuple):
+    """Where the climb through a stack begins.
+
+    Attributes:
+        name: the modality.
+        stack: what is climbed.
+        x: ``(…, rows, elements)``.
+        seen: what of it is seen, or None.
+        present: the rows that show anything of it, or None.
+    """
+
+    name: str
+    stack: Stack
+    x: Tensor
+    seen: Tensor | None
+    present: Tensor | None
+
+
+Draw = Callable[[Product, torch.Size], Tensor]
+Climb = Callable[[Foot, torch.Size], Iterator[Passage]]
+
+
+def reparameterised(q: Product, shape: torch.Size) -> Tensor:
+    """A draw that carries the gradient where the family has one."""
+    return q.draw(shape) if q.has_rsample else q.sample(shape)
+
+
+def straight_through(q: Product, shape: torch.Size) -> Tensor:
+    """A draw that carries the gradient, of discrete values the mean's."""
+    return q.straight_through(shape) if isinstance(q, Discrete) else reparameterised(q, shape)
+
+
+def climb_stack(
+    foot: Foot, shape: torch.Size, draw: Draw = reparameterised, local: bool = True
+) -> Iterator[Passage]:
+    """Draws a path from Q through one stack, layer by layer.
+
+    Args:
+        foot: where it begins.
+        shape: ``(K,)`` for K paths a row, or ``()`` for one without a dimension of its own.
+        draw: how h_l is drawn from Q.
+        local: whether each layer's input is held constant.
+    """
+    name, stack, below, seen, present = foot
+    for level in range(len(stack.layers)):
+        layer = stack[level]
+        q = layer.encoder(below, seen)
+        h = draw(q, shape)
+        yield Passage(f"{name}.{level + 1}", layer, below, seen, present, q, h, layer.decoder(h))
+        below, shape = (h.detach() if local else h), torch.Size()
+        seen = seen if layer.elementwise else None
