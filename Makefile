@@ -14,7 +14,7 @@ demo: .venv/.demo
 	$(BIN)/genprop demo
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 lint: .venv/.test
 	$(BIN)/ruff check

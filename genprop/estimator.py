@@ -319,7 +319,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         estimator.encodings_ = {e.modality: e for e in encodings}
         model: Model = rebuild(config["model"], modules)
         fill(model, tensors)
-        estimator.model_ = model.to(start_fabric(device).device)
+        estimator.model_ = model.to(start_fabric(device).device).eval()
         estimator._keep(config["history"])
         if config["features"] is not None:
             estimator.n_features_in_ = config["features"]

@@ -65,7 +65,7 @@ def load_model(
     if not isinstance(model, Model):
         raise ValueError(f"{directory} holds no model, but a {type(model).__name__}")
     fill(model, tensors)
-    return model.to(device)
+    return model.to(device).eval()
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -143,14 +143,20 @@ class ParzenPrior(LawPrior, FollowingPrior):
     def log_shares(self, y: Elements, precision: Elements) -> Tensor:
         """Log-weights of all kernels given y with these precisions, up to a number a row."""
         with torch.autocast(self.scale.device.type, enabled=False):
-            centre = self.log_weights.exp() @ self.centres
-            return self.log_weights + _log_kernels(y - centre, precision, self.centres - centre)
+            centre, centres = self._centre.to(y), self.centres.to(y)
+            kernels = _log_kernels(y - centre, precision, centres - centre)
+            return self.log_weights.to(y) + kernels
 
     def mean_kernel(self, y: Elements, precision: Elements) -> Elements:
         """The mean of the kernels' centres given y with these precisions."""
         with torch.autocast(self.scale.device.type, enabled=False):
             mean: Tensor = self.log_shares(y, precision).softmax(-1) @ self.centres
             return mean
+
+    @property
+    def _centre(self) -> Tensor:
+        """The mean of all kernels' centres."""
+        return self.log_weights.exp() @ self.centres
 
     @property
     def _used(self) -> Tensor:
@@ -160,7 +166,8 @@ class ParzenPrior(LawPrior, FollowingPrior):
         self, function: Callable[[Tensor, Tensor | None], Tensor], h: Tensor, seen: Tensor | None
     ) -> Tensor:
         """One number a row, zero where nothing is seen of it."""
-        numbers = max(self.bank, self.nearest * self.elements)
+        few = self.nearest < self.bank
+        numbers = max(self.bank, self.nearest * self.elements) if few else self.bank
         if seen is None:
             return by_rows(lambda y: function(y, None), numbers, h)
 
@@ -173,14 +180,18 @@ class ParzenPrior(LawPrior, FollowingPrior):
         """Over the nearest kernels; over all by matrix products, which is quicker than a choice."""
         if self.nearest < self._used:
             return self._near(y, seen, but_one).log_prob(y, seen)
-        precision = self.precision(torch.ones_like(y, dtype=torch.bool) if seen is None else seen)
-        shares = self.log_shares(y, precision)
-        if but_one and self._used > 1:
-            own = torch.zeros_like(shares).scatter(-1, shares.argmax(-1, keepdim=True), 1)
-            shares = shares.masked_fill(own.bool(), -math.inf)
-        away = precision * (y - self.log_weights.exp() @ self.centres).square()
-        scales = torch.where(precision > 0, self.scale.log() + HALF_LOG_2PI, 0)
-        return shares.logsumexp(-1) - (0.5 * away + scales).sum(-1)
+        seen = torch.ones_like(y, dtype=torch.bool) if seen is None else seen
+        # differences of large squares; Apple's devices know no double
+        exact = y if y.device.type == "mps" else y.double()
+        precision = self.precision(seen).to(exact)
+        with torch.autocast(y.device.type, enabled=False):
+            shares = self.log_shares(exact, precision)
+            if but_one and self._used > 1:
+                own = torch.zeros_like(shares).scatter(-1, shares.argmax(-1, keepdim=True), 1)
+                shares = shares.masked_fill(own.bool(), -math.inf)
+            away = precision * (exact - self._centre.to(exact)).square()
+            scales = torch.where(seen, self.scale.log() + HALF_LOG_2PI, 0)
+            return (shares.logsumexp(-1) - (0.5 * away + scales).sum(-1)).to(y)
 
     def _near(self, y: Tensor, seen: Tensor | None, but_one: bool = False) -> MixtureNormal:
         """For each row the part of the mixture that is nearest to it, but the very nearest."""

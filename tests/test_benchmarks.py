@@ -12,9 +12,11 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1]))  # run from the checkout, never installed
 
-from benchmarks import contenders, depth, report, rules, throughput
+from benchmarks import contenders, depth, report, rules, samplers, throughput
 from benchmarks.data import mnist, repeated_digits, split_digits
 from benchmarks.memory import peak_allocated, peak_saved
+from genprop.data import Batch
+from genprop.posterior import Posterior
 
 BAR = {"name", "value", "bar", "holds"}
 TINY = rules.Budget(epochs=1, samples=10)
@@ -155,3 +157,78 @@ def test_depth_measures_what_grows() -> None:
     assert [set(bar) for bar in depth.judge(costs, shape)] == [BAR] * 4
     rows = [depth.describe(point, cost) for point, cost in costs.items()]
     assert len(depth.draw(rows, quick=True).axes) == 2
+
+
+TRIFLE = samplers.Effort(1, 2, 8, 6, 1, (2,), (3, 5), 1)
+
+
+@pytest.fixture(scope="module")
+def posteriors() -> tuple[samplers.Target, torch.Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return samplers.prepared(samplers.fitted(1), samplers.digits()[:3], chains=2)
+
+
+def test_the_lean_target_is_the_posterior() -> None:
+    torch.manual_seed(0)
+    model = samplers.fitted(1)
+    target, h = samplers.prepared(model, samplers.digits()[:3], chains=2)
+    whole = Posterior(model, Batch.of(samplers.digits()[:3])).log_prob(h)
+    constant = 8 * math.log(2 * math.pi)
+    torch.testing.assert_close(target(h) - constant, whole)
+
+
+def test_every_way_of_sampling_has_rows_chains_and_times(
+    posteriors: tuple[samplers.Target, torch.Tensor],
+) -> None:
+    target, start = posteriors
+    jobs = samplers.plan(3, TRIFLE)
+    assert len(jobs) == 6
+    outcomes = {}
+    for job in jobs:
+        of, at = target.of(slice(job.rows)), start[:, : job.rows]
+        outcomes[job] = samplers.sample(job, of, at, TRIFLE)
+        assert outcomes[job].draws.shape == (2, 8, job.rows, samplers.CODE)
+        assert min(outcomes[job].warmup, outcomes[job].seconds) > 0
+    rows = samplers.summarise(outcomes, TRIFLE)
+    by_way = {(row["way"], row["sampler"]): row for row in rows}
+    assert by_way[samplers.NATIVE, "HMC"]["off"] == 0
+    assert by_way[samplers.NATIVE, "MALA"]["gradients"] == samplers.THIN["MALA"]
+    assert all(row["rate"] >= row["rate_with_warmup"] >= 0 for row in rows)
+    assert [set(bar) for bar in samplers.judge(rows)] == [BAR] * 2
+
+
+def test_effective_draws_a_second_are_those_of_each_rows_worst_coordinate() -> None:
+    outcome = samplers.Outcome(torch.zeros(1).numpy(), 6.0, 2.0, 1, 1.0)
+    ess = torch.tensor([[10.0, 30.0], [20.0, 50.0]]).numpy()
+    found = samplers.rates(ess, outcome, shared=1)
+    assert found == {
+        "rate": (10 + 20) / 2,
+        "rate_with_warmup": (10 + 20) / 8,
+        "rate_median": 2 * 25 / 2,
+        "rate_worst": 2 * 10 / 2,
+    }
+
+
+def test_what_is_asked_for_is_our_better_kernel_over_the_best_of_others() -> None:
+    names = [(samplers.NATIVE, 50.0), (samplers.NATIVE, 40.0), (samplers.JOINED, 5.0)]
+    names.append((samplers.LOOPED, 4.0))
+    rows = [{"way": way, "rate": rate, "rate_with_warmup": rate / 2} for way, rate in names]
+    assert [bar["value"] for bar in samplers.judge(rows)] == [10.0, 10.0]
+    assert all(bar["holds"] for bar in samplers.judge(rows))
+
+
+def test_scaling_is_timed_and_drawn() -> None:
+    torch.manual_seed(0)
+    known = {"rows": 4, "seconds": 2.0, "seconds_warmup": 1.0, "gradients": 1.0, "rate": 8.0}
+    rows = [{**known, "way": samplers.NATIVE, "sampler": name} for name in samplers.KERNELS]
+    for way in (samplers.LOOPED, samplers.JOINED):
+        rows += [{**known, "way": way, "sampler": name} for name in samplers.PYRO]
+    scaling = list(samplers.scaled(samplers.fitted(1), rows, TRIFLE))
+    assert [(row["sampler"], row["rows"]) for row in scaling] == [
+        (name, size) for name in samplers.KERNELS for size in TRIFLE.sizes
+    ]
+    for row in scaling:  # a draw of a row is worth 8 · 2 / 4 / 8 of one
+        assert row["rate"] == pytest.approx(0.5 * row["rows"] / row["seconds"])
+    labels = samplers.draw(rows, scaling, quick=True).axes[0].get_legend_handles_labels()[1]
+    assert len(labels) == 6

@@ -16,7 +16,7 @@ from genprop.model import Model
 from genprop.posterior import Posterior
 from genprop.priors.autoregressive import AutoregressivePrior
 from genprop.priors.factorial import FactorialPrior
-from genprop.samplers.gibbs import Gibbs
+from genprop.samplers.gibbs import Gibbs, Move
 from genprop.stack import Stack
 
 
@@ -59,6 +59,39 @@ MODELS: dict[str, Callable[[], Model]] = {
 def test_it_leaves_the_joint_law_as_it_is(name: str) -> None:
     rows = 1000 if name == "autoregressive" else 6000
     exact.assert_joint_law_stays(MODELS[name](), Gibbs, rows, masks=exact.holes)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_the_weights_of_a_move_are_those_of_the_whole_path(name: str) -> None:
+    model = MODELS[name]()
+    posterior = Posterior(model, zoo.batch(model, holes=True), smooth=False)
+    kernel, before = Gibbs(posterior), posterior.split(posterior.start(3))
+    for move in kernel._moves:
+        inner = move.ladder.levels[move.block[-1]] != move.ladder.levels[-1]
+        if not (move.upward or inner):
+            continue  # what the prior proposes is weighed by what it stands for
+        after = before | (kernel._rise if move.upward else kernel._descend)(move, before)
+        found, expected = [], []
+        for levels in (before, after):
+            position = posterior.join(levels)
+            found.append(kernel._log_weight(move, levels))
+            expected.append(posterior.log_prob(position) - proposed(posterior, move, levels))
+        torch.testing.assert_close(found[1] - found[0], expected[1] - expected[0])
+
+
+def proposed(posterior: Posterior, move: Move, levels: dict[str, Tensor]) -> Tensor:
+    """The log-density of the block under what proposes it, written out."""
+    x = posterior.data(levels)[move.at][move.ladder.name]
+    path, total = [x, *(levels[name] for name in move.ladder.levels)], torch.zeros(3, 6).double()
+    for number in move.block:
+        if move.upward:
+            seen = None if number else move.ladder.valued
+            law = move.stack[number].encoder(path[number], seen)
+        else:
+            law = move.stack[number + 1].decoder(path[number + 2])
+        total = total + law.log_prob(path[number + 1])
+    return total
 
 
 def transition(posterior: Posterior) -> tuple[Tensor, Tensor]:
