@@ -25,7 +25,7 @@ def descend(
         prior: what learns.
         codes: ``(rows, elements)``.
         epochs: most visits of the codes.
-        batch_size: codes of a mini-batch.
+        batch_size: codes of a mini-batch, fewer where there are few codes.
         lr: Adam's learning rate, which falls to zero as a cosine.
 
     Raises:
@@ -50,7 +50,8 @@ def _descend(prior: Prior, codes: Tensor, epochs: int, batch_size: int, lr: floa
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, epochs)
     best, weights, waited = _check(prior, held), _weights(prior), 0
     for _ in range(epochs):
-        _visit(prior, rest, batch_size, adam)
+        # of few codes small batches, or an epoch is a single step
+        _visit(prior, rest, min(batch_size, max(16, len(rest) // 20)), adam)
         schedule.step()
         value = _check(prior, held)
         waited += 1

@@ -116,6 +116,10 @@ def test_a_run_that_is_too_short_is_told_how_much_longer_it_should_be() -> None:
     assert advised is not None
     assert 2 <= int(advised[1]) <= 5  # 170 are effective, and 400 are asked for
     assert diagnose(chain_of(draws)).trusted  # five times as long
+    draws[..., 0, 1] = torch.randn(4, 4000)
+    first, *_, last = diagnose(chain_of(draws)).coordinates()["ess_bulk"]
+    assert first < 1500
+    assert last > 10_000  # the one that mixes well comes last
 
 
 def test_more_chains_are_asked_for_more_effective_draws() -> None:

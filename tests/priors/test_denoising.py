@@ -384,7 +384,7 @@ def test_draws_after_learning_are_like_the_codes(sampler: str) -> None:
 def test_refit_learns_a_law() -> None:
     torch.manual_seed(0)
     prior = DenoisingPrior(2, units=(16, 16), masked=False)
-    codes = two_hills().sample((80,))
+    codes = two_hills().sample((400,))
     before = prior.log_prob(codes).mean()
     prior.refit(codes)
     assert prior.log_prob(two_hills().sample((2000,))).mean() > before + 0.15
