@@ -87,7 +87,7 @@ def assert_same_model(a: Model, b: Model) -> None:
     for name, tensor in a.state_dict().items():
         assert tensor.dtype == b.state_dict()[name].dtype
         assert torch.equal(tensor, b.state_dict()[name]), name
-    torch.testing.assert_close(draws(a), draws(b), rtol=0, atol=0)
+    torch.testing.assert_close(draws(a), draws(b))
 
 
 @pytest.fixture
