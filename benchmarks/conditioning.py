@@ -38,7 +38,7 @@ def conditioning(quick: bool) -> list[report.Row]:
     asked for the unseen half of eight rows, another half in each. Means are off by so many
     conditional standard deviations; with n draws chance alone makes about 3 / √n.
     """
-    rows, draws = (500, 200) if quick else (20_000, 4_000)
+    rows, draws = (500, 200) if quick else (5_000, 4_000)
     with seeded(0):
         truth = law()
         codes, h = truth.sample((rows,)), truth.sample((8,))
