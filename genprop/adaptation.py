@@ -25,7 +25,7 @@ class Averaging(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Welford's running mean of positions and sum of their squared deviations."""
+    """Welford's running mean of positions and sum of their squared deviations, or products."""
 
     size: int
     mean: Tensor
@@ -87,9 +87,16 @@ S = TypeVar("S")
 T = TypeVar("T", bound=Tuned)
 
 
-def new_warmup(position: Elements, step_size: PerRow) -> Warmup:
-    """A warm-up that begins."""
-    return Warmup(0.0, _new_averaging(step_size), _new_spread(position))
+def unit_scale(position: Elements, dense: bool = False) -> Tensor:
+    """The scales before anything is known: ones, or where they are dense the unit matrix."""
+    ones = torch.ones_like(position)
+    return torch.diag_embed(ones) if dense else ones
+
+
+def new_warmup(position: Elements, step_size: PerRow, scale: Tensor | None = None) -> Warmup:
+    """A warm-up that begins, with scales like those to learn; without, one for each element."""
+    spread = _new_spread(position, position if scale is None else scale)
+    return Warmup(0.0, _new_averaging(step_size), spread)
 
 
 def tuned(state: T, misfit: PerRow, share: float, free: Seen | None = None) -> T:
@@ -111,7 +118,7 @@ def tuned(state: T, misfit: PerRow, share: float, free: Seen | None = None) -> T
     """
     warmup = state.warmup
     if share <= warmup.share:
-        warmup = new_warmup(state.position, state.step_size)
+        warmup = new_warmup(state.position, state.step_size, state.scale)
     averaging = _averaged(warmup.averaging, misfit)
     spread = _with_position(warmup.spread, state.position)
     step_size = _log_step_size(averaging.anchor, averaging.misfit, averaging.rounds).exp()
@@ -167,6 +174,37 @@ def scale_of(variance: Elements, size: int, before: Elements, free: Seen | None 
     return (own * variance + (1 - own) * common).sqrt()
 
 
+def factor_of(covariance: Tensor, size: int, before: Elements, free: Seen | None = None) -> Tensor:
+    """The Cholesky factor of the covariance of so many positions, drawn to scales without one.
+
+    The correlations count ``size`` against the number of elements, so that the matrix stays well
+    conditioned where there are few positions.
+
+    Args:
+        covariance: of the positions, ``(…, elements, elements)``.
+        size: how many positions.
+        before: the scales so far.
+        free: True where an element may move.
+
+    >>> factor_of(torch.tensor([[4.0, 0.0], [0.0, 4.0]]), 10, torch.ones(2))
+    tensor([[2., 0.],
+            [0., 2.]])
+    """
+    variance = covariance.diagonal(dim1=-2, dim2=-1)
+    scale = scale_of(variance, size, before, free)
+    if free is not None:
+        covariance = torch.where(free[..., None] & free[..., None, :], covariance, 0)
+    share = size / (size + max(WEIGHT_OF_COMMON_SCALE, scale.shape[-1]))
+    apart = share * (covariance - torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1)))
+    factor: Tensor = torch.linalg.cholesky(apart + torch.diag_embed(scale.square()))
+    return factor
+
+
+def _widths(scale: Tensor, like: Elements) -> Elements:
+    """Standard deviations of scales, which may be factors of a covariance."""
+    return scale if scale.ndim == like.ndim else scale.square().sum(-1).sqrt()
+
+
 def _with_settings(fresh: Any, known: Any) -> Any:
     if isinstance(known, Tuned):
         return fresh._replace(step_size=known.step_size, scale=known.scale, warmup=known.warmup)
@@ -177,14 +215,17 @@ def _with_settings(fresh: Any, known: Any) -> Any:
 
 def _next_window(state: T, first: bool, free: Seen | None) -> T:
     """Begins to collect positions anew; unless it is the first time, sets the scales."""
-    spread, fresh = state.warmup.spread, _new_spread(state.position)
+    spread, fresh = state.warmup.spread, _new_spread(state.position, state.scale)
     if first:
         kept: T = state._replace(warmup=state.warmup._replace(spread=fresh))
         return kept
-    variance = spread.squares / max(1, spread.size - 1)
-    scale = scale_of(variance, spread.size, state.scale, free)
+    variance, before = spread.squares / max(1, spread.size - 1), _widths(state.scale, spread.mean)
+    if state.scale.ndim == state.position.ndim:
+        scale = scale_of(variance, spread.size, before, free)
+    else:
+        scale = factor_of(variance, spread.size, before, free)
     # the element that limits the step keeps its stride
-    factor = _only(free, state.scale / scale, -math.inf).amax(-1)
+    factor = _only(free, before / _widths(scale, before), -math.inf).amax(-1)
     step_size = state.step_size * torch.where(torch.isfinite(factor), factor, 1)
     warmup = state.warmup._replace(averaging=_new_averaging(step_size), spread=fresh)
     scaled: T = state._replace(scale=scale, step_size=step_size, warmup=warmup)
@@ -215,12 +256,14 @@ def _log_step_size(anchor: Tensor, misfit: Tensor, rounds: int) -> Tensor:
     return (anchor - math.sqrt(rounds) / GAMMA * misfit).clamp(-40, 40)
 
 
-def _new_spread(position: Tensor) -> Spread:
-    return Spread(0, torch.zeros_like(position), torch.zeros_like(position))
+def _new_spread(position: Tensor, scale: Tensor) -> Spread:
+    return Spread(0, torch.zeros_like(position), torch.zeros_like(scale))
 
 
 def _with_position(s: Spread, position: Tensor) -> Spread:
     size = s.size + 1
     away = position - s.mean
     mean = s.mean + away / size
-    return Spread(size, mean, s.squares + away * (position - mean))
+    left = position - mean
+    squares = away * left if s.squares.ndim == away.ndim else away[..., None] * left[..., None, :]
+    return Spread(size, mean, s.squares + squares)

@@ -33,7 +33,7 @@ def leapfrog(score: Score, at: Point, stride: Elements) -> Point:
     Args:
         score: log-density and its gradient at a position.
         at: where it begins.
-        stride: step size times scale of each element.
+        stride: step size times scale of each element, or times a matrix.
 
     >>> def score(x):
     ...     return -0.5 * x.square().sum(-1), -x
@@ -41,10 +41,22 @@ def leapfrog(score: Score, at: Point, stride: Elements) -> Point:
     >>> leapfrog(score, start, torch.tensor([1.0])).position
     tensor([0.5000])
     """
-    half = at.momentum + 0.5 * stride * at.gradient
-    position = at.position + stride * half
+    half = at.momentum + 0.5 * _pulled(stride, at.gradient)
+    position = at.position + _stretched(stride, half)
     log_prob, gradient = score(position)
-    return Point(position, half + 0.5 * stride * gradient, log_prob, gradient)
+    return Point(position, half + 0.5 * _pulled(stride, gradient), log_prob, gradient)
+
+
+def _stretched(stride: Tensor, momentum: Elements) -> Elements:
+    return stride * momentum if stride.ndim <= momentum.ndim else _matmul(stride, momentum)
+
+
+def _pulled(stride: Tensor, gradient: Elements) -> Elements:
+    return stride * gradient if stride.ndim <= gradient.ndim else _matmul(stride.mT, gradient)
+
+
+def _matmul(matrix: Tensor, vector: Elements) -> Elements:
+    return (matrix @ vector[..., None])[..., 0]
 
 
 def chosen(where: Tensor, one: Point, other: Point) -> Point:

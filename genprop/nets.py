@@ -30,9 +30,10 @@ class MLP(nn.Module):
         activation: ``tanh``, ``relu``, ``elu``, ``gelu``, ``silu`` or ``softplus``.
         skip: adds the affine path S x beside the hidden layers.
         masked: whether the net may be told what is missing.
+        dropout: probability that training leaves out a hidden unit.
 
     Raises:
-        ValueError: a size is not positive, or the activation is unknown.
+        ValueError: a size is not positive, the activation is unknown, or dropout no probability.
 
     >>> import torch
     >>> MLP(3, 2, units=(5,))(torch.zeros(7, 3)).shape
@@ -47,6 +48,7 @@ class MLP(nn.Module):
         activation: str = "tanh",
         skip: bool = False,
         masked: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if min(inputs, outputs, *units, 1) < 1:
@@ -58,8 +60,11 @@ class MLP(nn.Module):
             raise ValueError(
                 f"activation must be one of {', '.join(ACTIVATIONS)}, but is {activation!r}"
             )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is a probability from 0 to below 1, but is {dropout!r}")
         self.inputs, self.outputs, self.units = inputs, outputs, tuple(units)
         self.activation, self.skip, self.masked = activation, skip, masked
+        self.dropout = dropout
         widths = (inputs, *units, outputs)
         self.first = nn.Linear(widths[0], widths[1])
         self.missing = nn.Linear(widths[0], widths[1], bias=False) if masked else None
@@ -67,7 +72,10 @@ class MLP(nn.Module):
             nn.init.zeros_(self.missing.weight)
         rest: list[nn.Module] = []
         for below, above in pairwise(widths[1:]):
-            rest += [ACTIVATIONS[activation](), nn.Linear(below, above)]
+            rest.append(ACTIVATIONS[activation]())
+            if dropout:
+                rest.append(nn.Dropout(dropout))
+            rest.append(nn.Linear(below, above))
         self.rest = nn.Sequential(*rest)
         self.straight = nn.Linear(inputs, outputs, bias=False) if skip else None
 

@@ -106,6 +106,7 @@ class Stack(nn.Module):
         units: Sequence[int] = (128,),
         activation: str = "tanh",
         skip: bool = False,
+        dropout: float = 0.0,
     ) -> "Stack":
         """A stack of perceptrons, its bottom encoder told what is missing.
 
@@ -117,6 +118,7 @@ class Stack(nn.Module):
             units: hidden units of every net.
             activation: as for ``MLP``.
             skip: as for ``MLP``.
+            dropout: as for ``MLP``.
 
         Raises:
             ValueError: an unknown latent family, or another number of them than of layers.
@@ -125,8 +127,9 @@ class Stack(nn.Module):
         lows = [visible, *_latents(hidden, latent, scale="learned")[:-1]]
         layers = []
         for low, high in zip(lows, highs, strict=False):
-            up = MLP(low.elements, high.outputs, units, activation, skip, masked=low is visible)
-            down = MLP(high.elements, low.outputs, units, activation, skip)
+            masked = low is visible
+            up = MLP(low.elements, high.outputs, units, activation, skip, masked, dropout)
+            down = MLP(high.elements, low.outputs, units, activation, skip, dropout=dropout)
             layers.append(Layer(Conditional(up, high), Conditional(down, low)))
         return Stack(layers, elements=visible.elements)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genprop.adaptation import Warmup, new_warmup, tuned
+from genprop.adaptation import Warmup, new_warmup, tuned, unit_scale
 from genprop.kernel import AdaptiveKernel, Info, LogDensity
 from genprop.leapfrog import Point, check_start, chosen, leapfrog, score
 from genprop.shapes import Elements, Seen
@@ -23,7 +23,8 @@ class HMCState(NamedTuple):
         log_prob: log-density there, nats.
         gradient: its gradient.
         step_size: ``(chains, *rows)``.
-        scale: of each element, the standard deviation that the warm-up found.
+        scale: of each element, the standard deviation that the warm-up found; where it is dense,
+            ``(chains, *rows, elements, elements)``.
         warmup: where the adaptation of both stands.
     """
 
@@ -56,14 +57,17 @@ class HMCInfo(NamedTuple):
 class HMC(AdaptiveKernel[HMCState]):
     r"""Hamiltonian Monte Carlo: trajectories of x with a momentum p ~ N(0, I), accepted by energy.
 
-    With D the diagonal of scales, dx/dt = D p and dp/dt = D ∇log P(x) conserve the energy
-    -log P(x) + ½|p|². The leapfrog follows them for a number of steps that is drawn anew for every
-    transition, uniformly from 1 to ``steps``, so that no period of the target is met twice; the
-    end is accepted with probability min(1, exp(-error of the energy)). Chains and rows move
-    together but each has a step size, scales and a decision of its own.
+    With S the scales, dx/dt = S p and dp/dt = Sᵀ ∇log P(x) conserve the energy
+    -log P(x) + ½|p|²; S is diagonal, or a lower triangle where it is dense. The leapfrog follows
+    them for a number of steps that is drawn anew for every transition, uniformly from half of
+    ``steps`` to all of them: long enough to come to the other side of the target, and never one
+    period of it time and again. The end is accepted with probability min(1, exp(-error of the
+    energy)). Chains and rows move together but each has a step size, scales and a decision of its
+    own.
 
     A warm-up sets step sizes by dual averaging of the acceptance, and scales to the standard
-    deviations of the positions in two windows of it, weakly drawn to a common scale.
+    deviations of the positions in two windows of it, or to the Cholesky factor of their covariance,
+    weakly drawn to a common scale.
 
     Args:
         log_prob: log-densities of positions, differentiable by autograd; no gradient is kept.
@@ -71,6 +75,8 @@ class HMC(AdaptiveKernel[HMCState]):
         step_size: at first; times the scales, which start at 1.
         target: the acceptance that the warm-up aims at.
         free: True where an element may move; others stay where they are. Without, all may.
+        dense: whether scales know of correlations; it costs O(elements²) a step, and pays where
+            these are strong and the warm-up has draws enough to see them.
 
     Raises:
         ValueError: no step, a step size that is not positive, or a target not between 0 and 1.
@@ -86,10 +92,11 @@ class HMC(AdaptiveKernel[HMCState]):
     def __init__(
         self,
         log_prob: LogDensity,
-        steps: int = 10,
+        steps: int = 6,
         step_size: float = 0.1,
         target: float = 0.8,
         free: Seen | None = None,
+        dense: bool = False,
     ) -> None:
         if steps < 1 or not 0 < step_size < math.inf or not 0 < target < 1:
             raise ValueError(
@@ -97,14 +104,15 @@ class HMC(AdaptiveKernel[HMCState]):
                 f"but got steps={steps}, step_size={step_size}, target={target}"
             )
         self.log_prob, self.steps, self.step_size = log_prob, steps, step_size
-        self.target, self.free = target, free
+        self.target, self.free, self.dense = target, free, dense
 
     def init(self, position: Elements) -> HMCState:
         log_prob, gradient = score(self.log_prob, position)
         check_start(log_prob)
         step_size = torch.full_like(log_prob, self.step_size)
-        warmup = new_warmup(position, step_size)
-        return HMCState(position, log_prob, gradient, step_size, torch.ones_like(position), warmup)
+        scale = unit_scale(position, self.dense)
+        warmup = new_warmup(position, step_size, scale)
+        return HMCState(position, log_prob, gradient, step_size, scale, warmup)
 
     def step(self, state: HMCState) -> tuple[HMCState, HMCInfo]:
         start = Point(
@@ -122,14 +130,17 @@ class HMC(AdaptiveKernel[HMCState]):
         return tuned(state, self.target - info.acceptance, share, self.free)
 
     def _stride(self, state: HMCState) -> Tensor:
-        """How far each element moves in a step, for a momentum of 1."""
-        stride = state.step_size[..., None] * state.scale
-        return stride if self.free is None else torch.where(self.free, stride, 0)
+        """How far a step goes, for a momentum of 1."""
+        if not self.dense:
+            stride = state.step_size[..., None] * state.scale
+            return stride if self.free is None else torch.where(self.free, stride, 0)
+        stride = state.step_size[..., None, None] * state.scale
+        return stride if self.free is None else torch.where(self.free[..., None], stride, 0)
 
     def _trajectory(self, start: Point, stride: Tensor) -> tuple[Point, Tensor]:
         """Its end, and where it is sound; one that has diverged goes no further."""
         point, sound = start, torch.ones_like(start.log_prob, dtype=torch.bool)
-        for _ in range(int(torch.randint(1, self.steps + 1, ()))):
+        for _ in range(int(torch.randint((self.steps + 1) // 2, self.steps + 1, ()))):
             ahead = leapfrog(partial(score, self.log_prob), point, stride)
             error = ahead.energy - start.energy
             sound = sound & torch.isfinite(error) & (error < ENERGY_LIMIT)

@@ -195,32 +195,35 @@ def test_every_way_of_sampling_has_rows_chains_and_times(
     assert by_way[samplers.NATIVE, "HMC"]["off"] == 0
     assert by_way[samplers.NATIVE, "MALA"]["gradients"] == samplers.THIN["MALA"]
     assert all(row["rate"] >= row["rate_with_warmup"] >= 0 for row in rows)
-    assert [set(bar) for bar in samplers.judge(rows)] == [BAR] * 2
+    assert [set(bar) for bar in samplers.judge(rows)] == [BAR] * 4
 
 
-def test_effective_draws_a_second_are_those_of_each_rows_worst_coordinate() -> None:
+def test_effective_draws_a_second_are_those_of_the_worst_coordinate() -> None:
     outcome = samplers.Outcome(torch.zeros(1).numpy(), 6.0, 2.0, 1, 1.0)
-    ess = torch.tensor([[10.0, 30.0], [20.0, 50.0]]).numpy()
+    ess = torch.tensor([[20.0, 30.0], [10.0, 50.0]]).numpy()
     found = samplers.rates(ess, outcome, shared=1)
     assert found == {
-        "rate": (10 + 20) / 2,
-        "rate_with_warmup": (10 + 20) / 8,
+        "rate": 2 * 10 / 2,
+        "rate_with_warmup": 2 * 10 / 8,
+        "rate_own": (10 + 20) / 2,
+        "rate_own_with_warmup": (10 + 20) / 8,
         "rate_median": 2 * 25 / 2,
-        "rate_worst": 2 * 10 / 2,
+        "rate_shared": 2 * 20 / 2,
     }
 
 
 def test_what_is_asked_for_is_our_better_kernel_over_the_best_of_others() -> None:
     names = [(samplers.NATIVE, 50.0), (samplers.NATIVE, 40.0), (samplers.JOINED, 5.0)]
     names.append((samplers.LOOPED, 4.0))
-    rows = [{"way": way, "rate": rate, "rate_with_warmup": rate / 2} for way, rate in names]
-    assert [bar["value"] for bar in samplers.judge(rows)] == [10.0, 10.0]
+    keys = ("rate", "rate_with_warmup", "rate_own", "rate_own_with_warmup")
+    rows = [{"way": way, **dict.fromkeys(keys, rate)} for way, rate in names]
+    assert [bar["value"] for bar in samplers.judge(rows)] == [10.0] * 4
     assert all(bar["holds"] for bar in samplers.judge(rows))
 
 
 def test_scaling_is_timed_and_drawn() -> None:
     torch.manual_seed(0)
-    known = {"rows": 4, "seconds": 2.0, "seconds_warmup": 1.0, "gradients": 1.0, "rate": 8.0}
+    known = {"rows": 4, "seconds": 2.0, "seconds_warmup": 1.0, "gradients": 1.0, "rate_own": 8.0}
     rows = [{**known, "way": samplers.NATIVE, "sampler": name} for name in samplers.KERNELS]
     for way in (samplers.LOOPED, samplers.JOINED):
         rows += [{**known, "way": way, "sampler": name} for name in samplers.PYRO]
@@ -229,6 +232,6 @@ def test_scaling_is_timed_and_drawn() -> None:
         (name, size) for name in samplers.KERNELS for size in TRIFLE.sizes
     ]
     for row in scaling:  # a draw of a row is worth 8 · 2 / 4 / 8 of one
-        assert row["rate"] == pytest.approx(0.5 * row["rows"] / row["seconds"])
+        assert row["rate_own"] == pytest.approx(0.5 * row["rows"] / row["seconds"])
     labels = samplers.draw(rows, scaling, quick=True).axes[0].get_legend_handles_labels()[1]
     assert len(labels) == 6

@@ -64,6 +64,19 @@ def test_a_new_net_makes_nothing_of_what_is_missing() -> None:
     assert torch.equal(net(x, torch.ones_like(x)), net(x))
 
 
+def test_dropout_leaves_out_units_in_training_only_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    plain, net = MLP(3, 2, units=(64,)), MLP(3, 2, units=(64,), dropout=0.2)
+    x = torch.randn(1, 3).expand(4000, 3)
+    for own, other in zip(net.parameters(), plain.parameters(), strict=True):
+        own.data.copy_(other.data)
+    trained, evaluated = net(x), net.eval()(x)
+    assert torch.equal(evaluated, plain(x))
+    error = trained.std(0) / 4000**0.5
+    assert (trained.std(0) > 0).all()
+    assert ((trained.mean(0) - evaluated[0]).abs() < 4 * error).all()
+
+
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("units", [(), (5,), (5, 4)])
 def test_gradient_reaches_every_parameter(units: tuple[int, ...], skip: bool) -> None:
@@ -78,6 +91,7 @@ def test_gradient_reaches_every_parameter(units: tuple[int, ...], skip: bool) ->
     [
         ({"inputs": 0, "outputs": 2}, "inputs=0"),
         ({"inputs": 2, "outputs": 0}, "outputs=0"),
+        ({"inputs": 2, "outputs": 2, "dropout": 1.0}, "dropout"),
         ({"inputs": 2, "outputs": 2, "units": (3, 0)}, r"units=\(3, 0\)"),
         ({"inputs": 2, "outputs": 2, "activation": "step"}, "tanh, .* but is 'step'"),
     ],

@@ -54,20 +54,27 @@ def assert_mean(values: Tensor, expected: float | Tensor) -> None:
     assert ((values.mean(0) - expected).abs() < error).all(), (values.mean(0), expected, error)
 
 
-def test_the_leapfrog_is_reversible() -> None:
-    start, stride = begin(), torch.tensor([0.05, 0.02]).double()
+DIAGONAL = torch.tensor([0.2, 0.1]).double()
+TRIANGLE = torch.tensor([[0.2, 0.0], [-0.15, 0.1]]).double()
+every_stride = pytest.mark.parametrize("stride", [DIAGONAL, TRIANGLE], ids=["diagonal", "dense"])
+
+
+@every_stride
+def test_the_leapfrog_is_reversible(stride: Tensor) -> None:
+    start, stride = begin(), stride[None] / 5
     end = follow(start, 20, stride)
     back = follow(end._replace(momentum=-end.momentum), 20, stride)
     torch.testing.assert_close(back.position, start.position)
     torch.testing.assert_close(back.momentum, -start.momentum)
 
 
-def test_the_leapfrog_keeps_volumes() -> None:
-    start, stride = begin(rows=1), torch.tensor([0.2, 0.1]).double()
+@every_stride
+def test_the_leapfrog_keeps_volumes(stride: Tensor) -> None:
+    start = begin(rows=1)
 
     def moved(phase: Tensor) -> Tensor:
         x, p = phase[None, :2], phase[None, 2:]
-        end = follow(Point(x, p, *score(x)), 3, stride)
+        end = follow(Point(x, p, *score(x)), 3, stride[None])
         return torch.cat([end.position[0], end.momentum[0]])
 
     phase = torch.cat([start.position[0], start.momentum[0]])
@@ -88,12 +95,13 @@ def test_the_error_of_the_energy_falls_with_the_square_of_the_step() -> None:
     )
 
 
+@pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("correlation", [0.0, 0.95])
-def test_moments_of_correlated_gaussians(correlation: float) -> None:
+def test_moments_of_correlated_gaussians(correlation: float, dense: bool) -> None:
     covariance = torch.tensor([[1.0, correlation, 0], [correlation, 1, 0], [0, 0, 0.01]]).double()
     law = MultivariateNormal(torch.tensor([1.0, -2.0, 3.0]).double(), covariance)
     start = torch.zeros(CHAINS, 3).double()
-    x = run(HMC(law.log_prob), start, draws=1, warmup=100, thin=30).draws[:, 0]
+    x = run(HMC(law.log_prob, dense=dense), start, draws=1, warmup=100, thin=30).draws[:, 0]
     away = x - law.mean
     assert_mean(away, 0)
     assert_mean(away[:, :, None] * away[:, None], covariance)
@@ -179,12 +187,30 @@ def test_one_chain_that_diverges_leaves_the_others_alone() -> None:
     assert chain.info["accepted"][:, :, 1].double().mean() > 0.8
 
 
-def test_elements_that_are_not_free_stay_and_the_others_follow_their_conditional() -> None:
+def test_dense_scales_learn_what_correlates_and_so_take_longer_steps() -> None:
+    law = MultivariateNormal(
+        torch.zeros(2).double(), torch.tensor([[1.0, 0.99], [0.99, 1.0]]).double()
+    )
+    start = law.sample((50,))
+    plain, dense = (
+        run(HMC(law.log_prob, dense=dense), start, draws=1, warmup=600).state
+        for dense in (False, True)
+    )
+    found = dense.scale @ dense.scale.mT
+    correlation = found[:, 0, 1] / (found[:, 0, 0] * found[:, 1, 1]).sqrt()
+    assert 0.9 < correlation.median() < 0.99
+    assert dense.step_size.median() > 2 * plain.step_size.median()
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_elements_that_are_not_free_stay_and_the_others_follow_their_conditional(
+    dense: bool,
+) -> None:
     covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]]).double()
     law = MultivariateNormal(torch.zeros(2).double(), covariance)
     free = torch.tensor([[True, False], [False, True], [False, False], [True, True]])
     start = torch.full((CHAINS, 4, 2), 1.5).double()
-    chain = run(HMC(law.log_prob, free=free), start, draws=1, warmup=60, thin=20)
+    chain = run(HMC(law.log_prob, free=free, dense=dense), start, draws=1, warmup=60, thin=20)
     x = chain.draws[:, 0]
     assert torch.equal(x[:, ~free], start[:, ~free])
     for moved in (x[:, 0, 0], x[:, 1, 1]):
