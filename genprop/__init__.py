@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from genprop.data import Batch as Batch
     from genprop.estimator import GenProp as GenProp
+    from genprop.imputer import GenPropImputer as GenPropImputer
     from genprop.likelihood.estimate import Estimate as Estimate
     from genprop.model import Model as Model
     from genprop.stack import Layer as Layer
@@ -17,12 +18,13 @@ PLACES = {
     "Batch": "genprop.data",
     "Estimate": "genprop.likelihood.estimate",
     "GenProp": "genprop.estimator",
+    "GenPropImputer": "genprop.imputer",
     "Layer": "genprop.stack",
     "Model": "genprop.model",
     "Stack": "genprop.stack",
     "Trainer": "genprop.train",
 }
-__all__ = ["Batch", "Estimate", "GenProp", "Layer", "Model", "Stack", "Trainer"]
+__all__ = ["Batch", "Estimate", "GenProp", "GenPropImputer", "Layer", "Model", "Stack", "Trainer"]
 
 
 def __getattr__(name: str) -> object:

@@ -39,6 +39,7 @@ def _modality(model: Any, name: str, X: Any) -> dict[str, Any]:
         "family": encoding.family,
         "layers": [stack.elements, *(layer.above for layer in stack.layers)],
         "standardised": bool(encoding.scale),
+        "columns": encoding.report().to_dict("records") if encoding.family == "columns" else [],
     }
 
 
@@ -48,6 +49,8 @@ def fit_table(summary: Mapping[str, Any]) -> Table:
     table.add_row("data", f"{summary['data']}: {summary['rows']:,} rows")
     for name, part in summary["modalities"].items():
         table.add_row("modality", f"{name}: {_described(part)}")
+        for column in part["columns"]:
+            table.add_row("", f"{column['column']}: {column['family']} ({column['why']})")
     table.add_row("prior", summary["prior"])
     table.add_row("rule", f"{summary['rule']}, {summary['samples']} samples a row")
     table.add_row("epochs", f"{summary['epochs']}, the best was {summary['best_epoch']}")
@@ -76,6 +79,7 @@ def scores_summary(estimate: Any) -> dict[str, Any]:
     return {
         "log_prob": estimate.mean,
         "std_error": estimate.mean_std_error,
+        "bits_per_dimension": estimate.bits_per_dimension,
         "rows": estimate.rows,
         "median_ess": float(np.median(estimate.ess)),
         "khat_above_0.7": estimate.unreliable,
@@ -90,12 +94,57 @@ def scores_table(scores: Mapping[str, Any]) -> Table:
     table = _grid()
     mean, error = scores["log_prob"], scores["std_error"]
     table.add_row("log P(x)", f"{mean:.2f} ± {error:.2f} nats a row, of {scores['rows']:,} rows")
-    table.add_row(
-        "estimate", f"{scores['bound']} bound by {scores['method']}, {scores['samples']:,} samples"
-    )
-    table.add_row("ESS", f"{scores['median_ess']:.0f} (median of the rows)")
-    table.add_row("k-hat", f"above 0.7 in {scores['khat_above_0.7']:.0%} of the rows")
+    if not np.isnan(scores["bits_per_dimension"]):
+        table.add_row("", f"{scores['bits_per_dimension']:.4f} bits a seen variable (-log2 P)")
+    table.add_row("estimate", _estimated(scores))
+    if scores["samples"]:
+        table.add_row("ESS", f"{scores['median_ess']:.0f} (median of the rows)")
+        table.add_row("k-hat", f"above 0.7 in {scores['khat_above_0.7']:.0%} of the rows")
     return table
+
+
+def _estimated(scores: Mapping[str, Any]) -> str:
+    if not scores["samples"] and scores["bound"] == "point":
+        return f"exact, by {scores['method']}"
+    side = {"point": "value"}.get(scores["bound"], f"{scores['bound']} bound")
+    effort = f", {scores['samples']:,} samples" if scores["samples"] else ""
+    return f"{side} by {scores['method']}{effort}"
+
+
+def hidden_summary(found: Any, rate: float, mechanism: str, draws: int) -> dict[str, Any]:
+    """How draws of hidden cells compare with the truth."""
+    return {
+        "rate": rate,
+        "mechanism": mechanism,
+        "draws": draws,
+        "numbers": found.numbers.to_dict("index"),
+        "categories": found.categories.to_dict("index"),
+        "coverage_90": found.coverage(0.9),
+        "crps": found.mean("crps") if len(found.numbers) else np.nan,
+        "accuracy": found.mean("accuracy") if len(found.categories) else np.nan,
+    }
+
+
+def hidden_table(summary: Mapping[str, Any]) -> RenderableType:
+    """The summary of hidden cells, a line for each column."""
+    s, grid = summary, _grid()
+    grid.add_row("hidden", f"{s['rate']:.0%} of the cells, {s['mechanism']}; {s['draws']} draws")
+    kinds = {
+        "numbers": {"RMSE, sd": "rmse", "CRPS, sd": "crps", "in 90 %": "coverage_90",
+                    "width, sd": "width_90"},
+        "categories": {"accuracy": "accuracy", "log score": "log", "Brier": "brier"},
+    }  # fmt: skip
+    parts: list[RenderableType] = [grid]
+    for kind, columns in kinds.items():
+        if s[kind]:
+            table = Table(title=kind, title_justify="left")
+            for heading in ("column", "cells", *columns):
+                table.add_column(heading, justify="left" if heading == "column" else "right")
+            for name, line in s[kind].items():
+                scores = (f"{line[score]:.3f}" for score in columns.values())
+                table.add_row(name, f"{line['cells']:.0f}", *scores)
+            parts.append(table)
+    return Group(*parts)
 
 
 def checkup_summary(checkup: Any, pictures: Sequence[Path]) -> dict[str, Any]:

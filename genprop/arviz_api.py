@@ -54,20 +54,25 @@ def inference_data(
     return xarray.DataTree.from_dict(datasets)
 
 
-def psislw(log_w: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pareto's shape k of each row's largest importance weights.
+def psislw(log_w: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Pareto-smoothed importance weights, and Pareto's shape k of each row's largest ones.
 
     Args:
         log_w: log-weights ``(rows, samples)``, not all equal in a row.
+
+    Returns:
+        Log-weights ``(rows, samples)``, those of a row up to a constant; and a k for each row.
     """
     arviz = _arviz()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a large k is the result, not an accident
         if _is_first_line(arviz):
-            return np.asarray(arviz.psislw(log_w.copy())[1])
-        from arviz_stats.base import array_stats
+            smoothed, shape = arviz.psislw(log_w.copy())
+        else:
+            from arviz_stats.base import array_stats
 
-        return np.asarray(array_stats.psislw(log_w.copy(), axis=-1)[1])
+            smoothed, shape = array_stats.psislw(log_w.copy(), axis=-1)
+    return np.asarray(smoothed), np.atleast_1d(shape)
 
 
 def _dataset(variables: Mapping[str, Labelled], coords: Mapping[str, Sequence[Any]]) -> Any:

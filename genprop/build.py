@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from genprop.columns import Columns
 from genprop.conditional import Autoregressive, Bernoulli, Categorical, Family, Gaussian, Logistic
 from genprop.model import Model
 from genprop.prior import Prior
@@ -23,6 +24,7 @@ from genprop.rules.wake_sleep import ReweightedWakeSleep
 from genprop.stack import Layer, Stack, is_discrete
 
 RULES = ("target", "difference", "long", "rws", "elbo", "iwae", "dreg")
+JOINT = "joint"  # the modality of a model of codes
 COMPONENTS, PSEUDO_INPUTS, NOISE = 20, 50, 0.5
 Stacks = Mapping[str, Stack]
 
@@ -43,18 +45,22 @@ def build_model(parts: Mapping[str, Any], visible: Mapping[str, Family]) -> Mode
     """A model with a stack for each visible family.
 
     Args:
-        parts: ``hidden``, ``latent``, ``prior``, ``units``, ``activation``, ``skip``, as GenProp's.
+        parts: ``hidden``, ``latent``, ``top``, ``prior``, ``units``, ``activation``, ``skip``,
+            ``dropout``, as GenProp's.
         visible: the family of each modality.
 
     Raises:
         ValueError: a part that fits none of them.
     """
-    nets = {name: parts[name] for name in ("units", "activation", "skip")}
+    nets = {name: parts[name] for name in ("units", "activation", "skip", "dropout")}
     stacks = {
         name: Stack.build(family, _hidden(parts["hidden"], name), parts["latent"], **nets)
         for name, family in visible.items()
     }
-    return Model(stacks, build_prior(parts["prior"], stacks, visible))
+    if not parts["top"]:
+        return Model(stacks, build_prior(parts["prior"], stacks, visible))
+    joint = Stack.build(_joint(_tops(stacks, visible)), parts["top"], parts["latent"], **nets)
+    return Model(stacks, Model({JOINT: joint}, build_prior(parts["prior"], {JOINT: joint}, {})))
 
 
 def build_prior(prior: str | Prior, stacks: Stacks, visible: Mapping[str, Family]) -> Prior:
@@ -68,10 +74,7 @@ def build_prior(prior: str | Prior, stacks: Stacks, visible: Mapping[str, Family
     raw = {n: visible[n] for n, stack in stacks.items() if not len(stack.layers)}
     if isinstance(prior, Prior):
         return _of_kind(prior, raw)
-    tops = Tops(
-        [s[-1].encoder.family if len(s.layers) else visible[n] for n, s in stacks.items()],
-        [s[-1] for s in stacks.values() if len(s.layers)],
-    )
+    tops = _tops(stacks, visible)
     if prior == "auto":
         prior = _own_prior(tops)
     if prior not in PRIORS:
@@ -90,6 +93,19 @@ def build_rule(rule: str | Rule, samples: int) -> Rule:
     if rule in ("elbo", "iwae", "dreg"):
         return Backprop(samples, rule)
     return TargetPropagation(samples, "decoder" if rule == "target" else rule)
+
+
+def _tops(stacks: Stacks, visible: Mapping[str, Family]) -> Tops:
+    return Tops(
+        [s[-1].encoder.family if len(s.layers) else visible[n] for n, s in stacks.items()],
+        [s[-1] for s in stacks.values() if len(s.layers)],
+    )
+
+
+def _joint(tops: Tops) -> Family:
+    """The family of all codes together, each in its own."""
+    families = [Gaussian(f.elements) if isinstance(f, Gaussian) else f for f in tops.families]
+    return families[0] if len(families) == 1 else Columns(families)
 
 
 def _hidden(hidden: Sequence[int] | Mapping[str, Sequence[int]], name: str) -> Sequence[int]:

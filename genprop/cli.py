@@ -18,6 +18,8 @@ from genprop.accounts import (
     checkup_table,
     fit_summary,
     fit_table,
+    hidden_summary,
+    hidden_table,
     scores_summary,
     scores_table,
 )
@@ -124,13 +126,16 @@ def fit(
     hidden: Annotated[Text, _argument("hidden")] = None,
     visible: Annotated[Text, _argument("visible")] = None,
     latent: Annotated[Text, _argument("latent")] = None,
+    top: Annotated[Text, _argument("top")] = None,
     prior: Annotated[Text, _argument("prior")] = None,
     rule: Annotated[Text, _argument("rule")] = None,
     samples: Annotated[Text, _argument("samples")] = None,
     units: Annotated[Text, _argument("units")] = None,
     activation: Annotated[Text, _argument("activation")] = None,
     skip: Annotated[Switch, _argument("skip")] = None,
+    dropout: Annotated[Text, _argument("dropout")] = None,
     hide: Annotated[Text, _argument("hide")] = None,
+    explain: Annotated[Switch, _argument("explain")] = None,
     epochs: Annotated[Text, _argument("epochs")] = None,
     batch_size: Annotated[Text, _argument("batch_size")] = None,
     lr: Annotated[Text, _argument("lr")] = None,
@@ -180,10 +185,14 @@ def sample(
 
 @app.command()
 def impute(
-    model_folder: ModelFolder,
-    data: Data,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="[MODELDIR] DATA", help="The model's folder, unless --fit; rows."),
+    ],
     out: Annotated[Path, typer.Option(help="File to write: .npy, .npz, .csv or .parquet.")],
+    fit: Annotated[bool, typer.Option("--fit", help="Fit a model to the rows first.")] = False,
     draws: Annotated[int, typer.Option(min=1, help="Completions of each row.")] = 5,
+    method: Annotated[str, typer.Option(help="auto, sir, gibbs or mean.")] = "auto",
     samples: Annotated[
         int, typer.Option(min=1, help="Paths from which each draw is resampled.")
     ] = 200,
@@ -195,29 +204,59 @@ def impute(
     The draws come one after the other: as the first axis of an array, as blocks of a table.
     """
     check_writable(out)
-    X = read_data(data, key)
-    filled = _loaded(model_folder).impute(X, draws=draws, samples=samples, random_state=seed)
-    write_data(out, _rows_named(filled))
-    _say(f"Wrote {_counted(draws, 'completion')} of {data} to {out}")
+    if len(paths) != (1 if fit else 2):
+        wanted = "DATA alone" if fit else "MODELDIR and DATA, or --fit and DATA"
+        raise ValueError(f"Expected {wanted}, but got {' '.join(map(str, paths))}.")
+    X, draws = read_data(paths[-1], key), 1 if method == "mean" else draws
+    model = _imputer(X, seed) if fit else _loaded(paths[0])
+    how = {"draws": draws, "method": method, "samples": samples, "random_state": seed}
+    write_data(out, _rows_named(model.impute(X, **how)))
+    _say(f"Wrote {_counted(draws, 'completion')} of {paths[-1]} to {out}")
 
 
 @app.command()
 def evaluate(
     model_folder: ModelFolder,
     data: Data,
-    samples: Annotated[int, typer.Option(min=1, help="Importance samples for each row.")] = 1000,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="auto (exact where that is possible, else importance), exact, importance, "
+            "annealed, csl, biased-csl or deterministic."
+        ),
+    ] = "auto",
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples for each row; 1000 of importance sampling by default."),
+    ] = None,
     seed: Seed = None,
     out: Annotated[
         Path | None, typer.Option(help="Table to write, one line a row: .csv or .parquet.")
     ] = None,
+    hide: Annotated[
+        float | None,
+        typer.Option(help="Hide this share of the cells instead, draw them, and compare."),
+    ] = None,
+    mechanism: Annotated[
+        str, typer.Option(help="Which cells to hide: mcar, mar, self or quantile.")
+    ] = "mcar",
+    draws: Annotated[int, typer.Option(min=2, help="Draws of each hidden cell.")] = 50,
     key: Key = None,
     json: Json = False,
 ) -> None:
-    """Estimate log P(x) of rows, with its error and how far it can be trusted."""
+    """Estimate log P(x) of rows, or how well hidden cells are drawn, and how far to trust it."""
     if out is not None:
         check_writable(out, TABLES)
     X = read_data(data, key)
-    estimate = _loaded(model_folder).log_likelihood(X, samples=samples, random_state=seed)
+    model = _loaded(model_folder)
+    if hide is not None:
+        judge = _load("genprop.hidden_cells").evaluate_hidden
+        summary = hidden_summary(
+            judge(model, X, hide, mechanism, draws, seed), hide, mechanism, draws
+        )
+        _show(summary, hidden_table(summary), json)
+        return
+    estimate = model.log_likelihood(X, method=method, samples=samples, random_state=seed)
     if out is not None:
         table = estimate.to_pandas()
         table.index = getattr(X, "index", table.index)
@@ -262,6 +301,14 @@ def _load(module: str) -> Any:
 
 def _loaded(folder: Path) -> Any:
     return _load("genprop.estimator").GenProp.load(folder)
+
+
+def _imputer(X: Any, seed: int | None) -> Any:
+    """A model of the rows, its size fitted to them; what it made of their columns is told."""
+    model = _load("genprop.imputer").GenPropImputer(random_state=seed or 0, verbose=1).fit(X).model_
+    summary = {"data": "fitted to", **fit_summary(model, X), "model": "no folder"}
+    Console(stderr=True).print(fit_table(summary))
+    return model
 
 
 def _show(content: Mapping[str, Any], table: RenderableType, json: bool) -> None:

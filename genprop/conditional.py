@@ -16,6 +16,7 @@ from genprop.distributions import (
 )
 from genprop.logistic import IndependentLogistic
 from genprop.shapes import Elements, Seen
+from genprop.student import IndependentStudent
 
 LOG_SCALE_LIMIT = 6.0
 
@@ -113,6 +114,32 @@ class Logistic(LocationScale):
 
     def forward(self, outputs: Elements) -> IndependentLogistic:
         return IndependentLogistic(*self._split(outputs))
+
+
+class StudentT(LocationScale):
+    """x_j = μ_j + s_j·t_j with t_j of Student's law, far out less improbable than a Gaussian.
+
+    Its degrees of freedom are learned for each dimension, above 2 and at first 5.
+
+    Args:
+        elements: dimensions.
+        scale: ``"learned"`` (one s a dimension), ``"net"`` (s depends on what is given), or a
+            fixed positive number.
+
+    Raises:
+        ValueError: no element, or a scale that is none of these.
+
+    >>> StudentT(3)(torch.zeros(3)).df
+    tensor([5., 5., 5.], grad_fn=<AddBackward0>)
+    """
+
+    def __init__(self, elements: int, scale: str | float = "learned") -> None:
+        super().__init__()
+        self._build(elements, scale)
+        self.log_df = nn.Parameter(torch.zeros(elements))
+
+    def forward(self, outputs: Elements) -> IndependentStudent:
+        return IndependentStudent(*self._split(outputs), 2 + 3 * bounded_scale(self.log_df))
 
 
 class Bernoulli(Family):

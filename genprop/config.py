@@ -164,13 +164,14 @@ MODEL = {
     "visible": Argument(
         _by_modality(Kind("FAMILY", "a word", _word), "'image=bernoulli label=categorical'"),
         "auto",
-        "auto, gaussian, bernoulli, categorical or logistic.",
+        "auto, gaussian, bernoulli, categorical, logistic or columns; or 'age=count' for a column.",
     ),
     "latent": Argument(
         FAMILIES,
         "gaussian",
         "gaussian, bernoulli, categorical or autoregressive, or one for each layer.",
     ),
+    "top": Argument(SIZES, "none", "Sizes of layers above the codes of all modalities together."),
     "prior": Argument(
         NAME,
         "auto",
@@ -182,11 +183,13 @@ MODEL = {
     "units": Argument(SIZES, "128", "Hidden units of every net."),
     "activation": Argument(NAME, "tanh", "tanh, relu, elu, gelu, silu or softplus."),
     "skip": Argument(YES, "no", "An affine path beside every net's hidden layers."),
+    "dropout": Argument(NUMBER, "0", "Probability that a hidden unit is left out in training."),
 }
 TRAINING = {
     "hide": Argument(
         NUMBER, "0.25", "Share of the rows that show only a random part of their cells."
     ),
+    "explain": Argument(YES, "no", "Whether decoders explain what was hidden, too."),
     "epochs": Argument(N, "200", "Most visits of the data."),
     "batch_size": Argument(_or("auto", "auto", N), "auto", "Rows of a mini-batch."),
     "lr": Argument(NUMBER, "0.001", "Learning rate."),

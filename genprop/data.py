@@ -1,7 +1,7 @@
 """Batch: rows of named modalities, and what of them is seen."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +17,12 @@ class Batch:
     Attributes:
         x: for each modality ``(rows, elements)``, zero where not observed.
         seen: for each modality a mask of the same shape, or None where all is observed.
+        shown: what encoders are told in training, likewise; None says all that is seen.
     """
 
     x: dict[str, Tensor]
     seen: dict[str, Tensor | None]
+    shown: dict[str, Tensor | None] | None = None
 
     @classmethod
     def of(
@@ -58,37 +60,70 @@ class Batch:
 
     def take(self, index: Tensor | slice) -> "Batch":
         """The rows of an index."""
-        return type(self)(
-            {name: x[index] for name, x in self.x.items()},
-            {name: None if seen is None else seen[index] for name, seen in self.seen.items()},
-        )
+        return self._with(lambda x: x[index], lambda mask: mask[index])
+
+    def _with(
+        self, values: Callable[[Tensor], Tensor], masks: Callable[[Tensor], Tensor]
+    ) -> "Batch":
+        def each(these: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+            return {name: None if m is None else masks(m) for name, m in these.items()}
+
+        x = {name: values(x) for name, x in self.x.items()}
+        return type(self)(x, each(self.seen), self.shown and each(self.shown))
+
+    def split(self, share: float) -> tuple["Batch", "Batch | None"]:
+        """All rows but a share of them, drawn at random, and these; None where they are under 2."""
+        held = int(share * self.rows)
+        if held < 2:
+            return self, None
+        order = torch.randperm(self.rows)
+        return self.take(order[held:]), self.take(order[:held])
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Batch":
         """The same rows on a device, values in a floating type."""
-        return type(self)(
-            {name: x.to(device, dtype) for name, x in self.x.items()},
-            {name: None if seen is None else seen.to(device) for name, seen in self.seen.items()},
-        )
+        return self._with(lambda x: x.to(device, dtype), lambda mask: mask.to(device))
+
+    def told(self, name: str) -> Tensor | None:
+        """What of a modality encoders are told; None says all."""
+        return (self.shown or self.seen)[name]
 
     def present(self, name: str) -> Rows | None:
         """The rows in which anything of a modality is seen; None says all."""
         seen = self.seen[name]
         return None if seen is None else seen.any(-1)
 
-    def hide(self, probability: float) -> "Batch":
+    def hide(
+        self,
+        probability: float,
+        sizes: Mapping[str, Sequence[int]] | None = None,
+        explain: bool = False,
+    ) -> "Batch":
         """In rows chosen with this probability, hides cells at a rate that is uniform for each row.
 
-        So encoders meet whole rows as well as every pattern of missing cells.
+        Of several modalities, every second of these rows hides each modality whole or not at all.
+        So encoders meet whole rows as well as every pattern of missing cells and modalities.
+
+        Args:
+            probability: of a row to be chosen.
+            sizes: of each modality the elements of its variables in order, those of a one-hot group
+                being one: it is hidden whole or not at all.
+            explain: whether cells are hidden from encoders only, so that decoders explain what
+                encoders were not told; else they are as if not seen.
         """
+        first = next(iter(self.x.values()))
+        chosen = torch.rand(len(first), 1, device=first.device) < probability
+        whole = torch.rand(len(first), 1, device=first.device) < (0.5 if len(self.x) > 1 else 0.0)
         masks: dict[str, Tensor | None] = {}
         for name, x in self.x.items():
-            chosen = torch.rand(len(x), 1, device=x.device) < probability
-            rate = torch.rand(len(x), 1, device=x.device) * chosen
-            kept = torch.rand(x.shape, device=x.device) >= rate
+            rate = torch.rand(len(x), 1, device=x.device)
+            alike = _alike(x, (sizes or {}).get(name))
+            hidden = torch.where(whole, rate < 0.5, alike < rate)
             seen = self.seen[name]
-            masks[name] = kept if seen is None else kept & seen
-        hidden = {n: torch.where(m, self.x[n], 0) for n, m in masks.items() if m is not None}
-        return type(self)(hidden, masks)
+            masks[name] = ~(chosen & hidden) if seen is None else seen & ~(chosen & hidden)
+        if explain:
+            return type(self)(self.x, self.seen, masks)
+        values = {n: torch.where(m, self.x[n], 0) for n, m in masks.items() if m is not None}
+        return type(self)(values, masks)
 
     def entropy(self) -> float:
         """H of the rows' empirical law in nats, NaN unless all values are seen and whole numbers.
@@ -104,6 +139,14 @@ class Batch:
         counts = torch.unique(table, dim=0, return_counts=True)[1].double()
         share = counts / counts.sum()
         return float(-(share * share.log()).sum())
+
+
+def _alike(x: Tensor, sizes: Sequence[int] | None) -> Tensor:
+    """A number between 0 and 1 for each cell, the same for all elements of a variable."""
+    if sizes is None or max(sizes) == 1:
+        return torch.rand(x.shape, device=x.device)
+    each = torch.rand(len(x), len(sizes), device=x.device)
+    return each.repeat_interleave(torch.tensor(sizes, device=x.device), -1)
 
 
 def _check(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]) -> None:

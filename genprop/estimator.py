@@ -15,24 +15,22 @@ from sklearn.utils.validation import check_is_fitted
 
 from genprop.build import build_model, build_rule
 from genprop.data import Batch
-from genprop.description import describe, rebuild
-from genprop.encoding import Encoding
-from genprop.impute import Imputation, resample
+from genprop.encodings import decoded, drawn, encoded, label_among, labels_of, learned
+from genprop.fitted import keep_history, load_fitted, save_fitted
+from genprop.imputation import How
+from genprop.imputed import Imputed, impute_rows
 from genprop.likelihood.estimate import Estimate
-from genprop.likelihood.importance import importance
-from genprop.model import Model, joint_code
-from genprop.persistence import fill, load, save
+from genprop.likelihood.given import given_rows, of_rows
+from genprop.model import joint_code
+from genprop.prediction import label_proba
 from genprop.prior import Prior
 from genprop.rules.rule import Rule
 from genprop.samplers.ancestral import ancestral
 from genprop.seeds import seeded
-from genprop.table import Raw, checked, completed, frame, holds_modalities, like
-from genprop.train import Optimizer, Schedule, Trainer, start_fabric
+from genprop.table import Raw, checked, holds_modalities, like, without
+from genprop.train import Optimizer, Schedule, Trainer
 
 Data = Any
-METHODS = ("auto", "importance")
-# a user's function has no place in a file; only fit would need it
-STORED = (type(None), bool, int, float, str, tuple, list, dict, Prior, Rule)
 
 
 class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -45,11 +43,15 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     Args:
         hidden: sizes of h_1, …, h_L, from the data upward, ``()`` for a prior on the data itself; a
             dict of them for several modalities.
-        visible: the family of the data: ``"auto"`` (Bernoulli where all values are 0 or 1, else
-            Gaussian), ``"gaussian"``, ``"bernoulli"``, ``"categorical"``, ``"logistic"``; a dict of
-            them for several modalities.
+        visible: the family of the data: ``"auto"``, ``"gaussian"``, ``"bernoulli"``,
+            ``"categorical"``, ``"logistic"``, or ``"columns"``, a family for each column of a
+            table by what it holds. ``"auto"`` is that of a DataFrame of mixed types, Bernoulli
+            where all values are 0 or 1, else Gaussian. A dict names families of single columns of a
+            DataFrame (``genprop.column_choice.KINDS``), or by modality any of all these.
         latent: family of the hidden layers, one name or one for each: ``"gaussian"``,
             ``"bernoulli"``, ``"categorical"``, ``"autoregressive"``.
+        top: sizes of layers above the codes of all modalities together, whose encoder is told what
+            of them is missing; with ``hidden=()`` they stand on the data itself.
         prior: P(h_L), a ``Prior``, a ``Model`` of codes, or a name of ``genprop.build.PRIORS``;
             ``"auto"`` is ``"gaussian"``, of several modalities ``"full"``, of discrete codes
             ``"factorial"``.
@@ -60,8 +62,10 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         activation: of every net: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"``, ``"silu"``,
             ``"softplus"``.
         skip: whether nets have an affine path beside their hidden layers.
+        dropout: probability that a net's hidden unit is left out in training.
         hide: probability that a training row shows only a random part of its cells, so that
             encoders learn to cope with every pattern of missing cells.
+        explain: whether decoders explain what was hidden, too, which is for imputation.
         epochs: most visits of the data.
         batch_size: rows of a mini-batch; ``"auto"`` gives 20 updates an epoch, but no fewer than 16
             rows and no more than 128.
@@ -93,15 +97,18 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self,
         hidden: Sequence[int] | Mapping[str, Sequence[int]] = (64, 32),
         *,
-        visible: str | Mapping[str, str] = "auto",
+        visible: str | Mapping[str, Any] = "auto",
         latent: str | Sequence[str] = "gaussian",
+        top: Sequence[int] = (),
         prior: str | Prior = "auto",
         rule: str | Rule = "target",
         samples: int = 5,
         units: Sequence[int] = (128,),
         activation: str = "tanh",
         skip: bool = False,
+        dropout: float = 0.0,
         hide: float = 0.25,
+        explain: bool = False,
         epochs: int = 200,
         batch_size: int | str = "auto",
         lr: float = 1e-3,
@@ -119,13 +126,16 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.hidden = hidden
         self.visible = visible
         self.latent = latent
+        self.top = top
         self.prior = prior
         self.rule = rule
         self.samples = samples
         self.units = units
         self.activation = activation
         self.skip = skip
+        self.dropout = dropout
         self.hide = hide
+        self.explain = explain
         self.epochs = epochs
         self.batch_size = batch_size
         self.lr = lr
@@ -147,7 +157,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return tags
 
     def fit(self, X: Data, y: object = None, *, validation_data: Data = None) -> "GenProp":
-        """Trains a model of the rows.
+        """Trains a model of rows.
 
         Args:
             X: array ``(rows, *event)``, tensor, DataFrame, or a dict of them by modality.
@@ -160,16 +170,16 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         trainer = self._trainer()
         raws = checked(self, X, reset=True)
-        encodings = {n: self._encoding(n, raw) for n, raw in raws.items()}
+        encodings = {n: learned(n, raw, self.visible) for n, raw in raws.items()}
         with seeded(self.random_state):
             model = build_model(self._parts(), {n: e.visible() for n, e in encodings.items()})
             rule = build_rule(self.rule, self.samples)
             rule.check(model)
             # together, so that training that fails leaves the last good weights with their encoding
             self.encodings_, self.model_ = encodings, model
-            train, held = self._split(self._encoded(raws), validation_data)
+            train, held = self._split(encoded(self.encodings_, raws), validation_data)
             history = trainer.fit(model, rule, train, held)
-        self._keep(history)
+        keep_history(self, history)
         return self
 
     def sample(self, n: int = 1, *, given: Data = None, random_state: Any = None) -> Data:
@@ -188,8 +198,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if given is not None:
             return self.impute(given, draws=n, random_state=random_state)
         with seeded(self._chosen(random_state)):
-            drawn = ancestral(self.model_, n)
-        return self._out(drawn)
+            x = ancestral(self.model_, n)
+        return drawn(self.encodings_, x)
 
     def impute(
         self,
@@ -202,12 +212,15 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ) -> Data:
         """Completes rows with draws from P(x_unseen | x_seen); observed cells stay as they are.
 
-        Nothing is fitted anew. Any pattern of missing cells goes, row by row.
+        Nothing is fitted anew. Any pattern of missing cells goes, row by row, and with the same
+        seed a row gets the same draws in whatever batch it comes.
 
         Args:
             X: rows like those of fit, with NaN in the cells to draw.
             draws: completions of each row.
-            method: ``"auto"`` or ``"sir"``, sampling-importance-resampling from the encoder.
+            method: ``"sir"``, sampling-importance-resampling from the encoder; ``"gibbs"``, Markov
+                chains that start there; ``"auto"``, chains where too few samples count; or
+                ``"mean"``, the conditional means (of categories the most probable) and no draws.
             samples: paths from which each draw is resampled.
             random_state: seed in place of the estimator's.
 
@@ -215,33 +228,42 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             ``(draws, rows, *event)``; of a DataFrame, one DataFrame with the draw as the outer
             level of its index; of a dict, a dict.
         """
-        if method not in ("auto", "sir"):
-            raise ValueError(f"method must be 'auto' or 'sir', but is {method!r}")
-        raws = self._raws(X)
-        imputed = self._imputation(raws, draws, samples, random_state)
-        filled = {n: completed(self._decoded(n, imputed.x[n]), raws[n]) for n in raws}
-        return filled if holds_modalities(X) else filled["x"]
+        return self._imputed(X, How(method, draws, samples, khat=False), random_state).draws
+
+    def imputation(self, X: Data, *, random_state: Any = None, **how: Any) -> Imputed:
+        """What ``impute`` gives, with ESS, Pareto k-hat and R-hat of each row.
+
+        Args:
+            X, random_state, how: as for ``impute``; and ``sweeps`` of each chain.
+        """
+        return self._imputed(X, How(**how), random_state)
 
     def log_likelihood(
-        self, X: Data, *, method: str = "auto", samples: int = 1000, random_state: Any = None
+        self,
+        X: Data,
+        *,
+        method: str = "auto",
+        samples: int | None = None,
+        given: Data = None,
+        random_state: Any = None,
+        **options: Any,
     ) -> Estimate:
-        """Log P(x_seen) of each row, in nats and in the data's own units, with its error.
+        """Log P(x_seen) of each row, or log P(x_a | x_b), in nats and in the data's own units.
 
         Args:
             X: rows, any of their cells missing.
-            method: ``"auto"`` or ``"importance"``.
-            samples: importance samples K a row.
+            method: one of ``genprop.likelihood.methods.METHODS``, such as ``"annealed"``.
+            samples: for each row; each method has a default, 1,000 of importance sampling.
+            given: x_b, as a boolean mask of X's shape, as names of modalities, or as the rows with
+                NaN in all else; x_a is what else is seen of X.
             random_state: seed in place of the estimator's.
+            options: of the method, such as ``widen`` of ``"importance"``.
         """
-        if method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, but is {method!r}")
         raws = self._raws(X)
+        known = None if given is None else self._raws(given_rows(X, given))
+        rows = (self.encodings_, raws, known)
         with seeded(self._chosen(random_state)):
-            estimate = importance(self.model_, self._batch(raws), samples)
-        jacobian = np.zeros(estimate.rows)
-        for name, raw in raws.items():
-            jacobian += self.encodings_[name].log_jacobian(raw.seen.reshape(raw.rows, -1))
-        return dataclasses.replace(estimate, log_prob=estimate.log_prob + jacobian)
+            return of_rows(self.model_, *rows, method, samples, **options)
 
     def score_samples(self, X: Data) -> NDArray[np.float64]:
         """Log P(x_seen) of each row, nats; ``log_likelihood`` tells its error too."""
@@ -250,6 +272,39 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def score(self, X: Data, y: object = None) -> float:
         """The mean of log P(x_seen) over rows, nats; y is not used."""
         return self.log_likelihood(X).mean
+
+    def predict_proba(
+        self,
+        X: Data,
+        *,
+        modality: str | None = None,
+        samples: int = 200,
+        random_state: Any = None,
+    ) -> NDArray[np.float64]:
+        """P(label | x_seen), ``(rows, classes)``, the classes as ``classes(modality)`` has them.
+
+        Args:
+            X: rows; what they say of the label is not looked at.
+            modality: the label; the only one, unless given.
+            samples: importance samples for each row and class.
+            random_state: seed in place of the estimator's.
+        """
+        name = label_among(self.encodings_, modality)
+        values, _ = self.encodings_[name].encode(self.classes(name)[:, None])
+        with seeded(self._chosen(random_state)):
+            batch, told = self.batch(without(X, name)), torch.as_tensor(values)
+            return label_proba(self.model_, batch, name, told, samples).proba
+
+    def predict(self, X: Data, *, modality: str | None = None, **how: Any) -> NDArray[Any]:
+        """The most probable class of a label, ``(rows,)``; arguments as of ``predict_proba``."""
+        proba = self.predict_proba(X, modality=modality, **how)
+        best: NDArray[Any] = self.classes(modality)[proba.argmax(1)]
+        return best
+
+    def classes(self, modality: str | None = None) -> NDArray[Any]:
+        """The values of a label modality."""
+        check_is_fitted(self)
+        return labels_of(self.encodings_[label_among(self.encodings_, modality)])
 
     def batch(self, X: Data) -> Batch:
         """The rows as ``model_`` takes them: numbers with masks, where it is, in its precision."""
@@ -269,29 +324,22 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if codes.ndim != 2 or codes.shape[1] != width:
             raise ValueError(f"codes must be (rows, {width}), but have shape {tuple(codes.shape)}")
         paths = self.model_.decode(codes, point=True)
-        return self._out({name: path.x for name, path in paths.items()})
+        return drawn(self.encodings_, {name: path.x for name, path in paths.items()})
 
     def reconstruct(self, X: Data) -> Data:
         """E[x | h_1] of the rows' own codes, by modes all the way; missing cells are filled too."""
         raws = self._raws(X)
         paths = self.model_.encode(self._batch(raws), point=True)
         back = self.model_.decode(joint_code(paths)[0], point=True)
-        rebuilt = {n: like(self._decoded(n, path.x), raws[n]) for n, path in back.items()}
+        rebuilt = {
+            n: like(decoded(self.encodings_[n], path.x), raws[n]) for n, path in back.items()
+        }
         return rebuilt if holds_modalities(X) else rebuilt["x"]
 
     def save(self, directory: str | Path) -> None:
         """Writes ``config.json`` and ``model.safetensors`` into a directory, or nothing at all."""
         check_is_fitted(self)
-        arguments = self.get_params(deep=False)
-        config = {
-            "estimator": describe({k: v for k, v in arguments.items() if isinstance(v, STORED)}),
-            "encodings": [e.config() for e in self.encodings_.values()],
-            "model": describe(self.model_),
-            "history": self.history_.astype(float).to_dict("records"),
-            "columns": self.encodings_["x"].columns if "x" in self.encodings_ else None,
-            "features": getattr(self, "n_features_in_", None),
-        }
-        save(Path(directory), config, dict(self.model_.state_dict()))
+        save_fitted(self, Path(directory))
 
     @classmethod
     def load(
@@ -311,27 +359,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             FileNotFoundError: there is no saved model.
             ValueError: damaged, foreign or newer files, or a module that was not passed.
         """
-        config, tensors = load(Path(directory))
-        if "estimator" not in config:
-            raise ValueError(f"{directory} holds a Model alone; read it with load_model")
-        estimator = cls(**rebuild(config["estimator"], modules))
-        encodings = [Encoding.of_config(e) for e in config["encodings"]]
-        estimator.encodings_ = {e.modality: e for e in encodings}
-        model: Model = rebuild(config["model"], modules)
-        fill(model, tensors)
-        estimator.model_ = model.to(start_fabric(device).device).eval()
-        estimator._keep(config["history"])
-        if config["features"] is not None:
-            estimator.n_features_in_ = config["features"]
-        if config["columns"] is not None:
-            estimator.feature_names_in_ = np.asarray(config["columns"], dtype=object)
-        return estimator
-
-    def _keep(self, history: list[dict[str, float]]) -> None:
-        import pandas as pd
-
-        self.history_ = pd.DataFrame(history).astype({"epoch": int})
-        self._n_features_out = self.model_.prior.elements
+        loaded: GenProp = load_fitted(cls, Path(directory), modules, device)
+        return loaded
 
     def _trainer(self) -> Trainer:
         if not 0 <= self.validation < 1:
@@ -343,14 +372,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return Trainer(**{name: getattr(self, name) for name in names})
 
     def _parts(self) -> dict[str, Any]:
-        names = ("hidden", "latent", "prior", "units", "activation", "skip")
+        names = ("hidden", "latent", "top", "prior", "units", "activation", "skip", "dropout")
         return {name: deepcopy(getattr(self, name)) for name in names}
-
-    def _encoding(self, name: str, raw: Raw) -> Encoding:
-        visible = self.visible
-        if isinstance(visible, Mapping):
-            visible = visible.get(name, "auto")
-        return Encoding.learn(raw.values, visible, raw.columns, name)
 
     def _raws(self, X: Data) -> dict[str, Raw]:
         check_is_fitted(self)
@@ -358,41 +381,19 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _batch(self, raws: Mapping[str, Raw]) -> Batch:
         """The rows where the fitted model is, in its precision."""
-        return self._encoded(raws).to(self.model_.like.device, self.model_.like.dtype)
-
-    def _encoded(self, raws: Mapping[str, Raw]) -> Batch:
-        """The rows in the data's precision."""
-        values, seen = {}, {}
-        for name, encoding in self.encodings_.items():
-            numbers, mask = encoding.encode(raws[name].values)
-            values[name] = torch.as_tensor(numbers)
-            seen[name] = torch.as_tensor(mask)
-        return Batch.of(values, seen)
+        return encoded(self.encodings_, raws).to(self.model_.like.device, self.model_.like.dtype)
 
     def _split(self, data: Batch, validation_data: Data) -> tuple[Batch, Batch | None]:
         if validation_data is not None:
-            return data, self._encoded(checked(self, validation_data, reset=False))
-        held = int(self.validation * data.rows)
-        if held < 2:
-            return data, None
-        order = torch.randperm(data.rows)
-        return data.take(order[held:]), data.take(order[:held])
+            return data, encoded(self.encodings_, checked(self, validation_data, reset=False))
+        return data.split(self.validation)
 
-    def _imputation(
-        self, raws: Mapping[str, Raw], draws: int, samples: int, random_state: Any
-    ) -> Imputation:
+    def _imputed(self, X: Data, how: How, random_state: Any) -> Imputed:
+        raws = self._raws(X)
         with seeded(self._chosen(random_state)):
-            return resample(self.model_, self._batch(raws), draws, samples)
-
-    def _decoded(self, name: str, x: torch.Tensor) -> NDArray[Any]:
-        return self.encodings_[name].decode(x.cpu().double().numpy())
-
-    def _out(self, tensors: Mapping[str, torch.Tensor]) -> Data:
-        out: dict[str, Any] = {}
-        for name, x in tensors.items():
-            decoded, columns = self._decoded(name, x), self.encodings_[name].columns
-            out[name] = decoded if columns is None else frame(decoded, columns)
-        return out["x"] if list(out) == ["x"] else out
+            seed = int(torch.randint(2**62, ()))
+            filled, rows = impute_rows(self.model_, self.encodings_, raws, how, seed)
+        return Imputed(filled if holds_modalities(X) else filled["x"], rows)
 
     def _chosen(self, random_state: Any) -> Any:
         return self.random_state if random_state is None else random_state

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from genprop.data import Batch
-from genprop.likelihood.importance import rows_at_once
 from genprop.likelihood.pareto import pareto_khat
+from genprop.likelihood.parts import rows_at_once
 from genprop.model import Model
 
 

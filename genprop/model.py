@@ -91,19 +91,29 @@ class Model(Prior):
         """The prior above all layers: the prior, or the summit of a prior that is a model."""
         return self.prior.summit if isinstance(self.prior, Model) else self.prior
 
-    def batch(self, h: Elements, seen: Seen | None = None) -> Batch:
-        """Vectors of all modalities side by side as rows of this model."""
+    def batch(self, h: Elements, seen: Seen | None = None, told: Seen | None = None) -> Batch:
+        """Vectors of all modalities side by side as rows of this model.
+
+        Args:
+            h: the vectors.
+            seen: what of them is seen; None says all.
+            told: what of them encoders are told; None says all that is seen.
+        """
         widths = list(self.widths.values())
         masks = [None] * len(widths) if seen is None else seen.split(widths, -1)
         x = dict(zip(self.stacks, h.split(widths, -1), strict=True))
         if seen is not None:
             x = {n: torch.where(m, v, 0) for (n, v), m in zip(x.items(), masks, strict=True)}
-        return Batch(x, dict(zip(self.stacks, masks, strict=True)))
+        shown = (
+            told if told is None else dict(zip(self.stacks, told.split(widths, -1), strict=True))
+        )
+        return Batch(x, dict(zip(self.stacks, masks, strict=True)), shown)
 
     def feet(self, batch: Batch) -> Iterator[Foot]:
         """Where the climbs through the stacks begin."""
         for name, stack in self.named_stacks():
-            yield Foot(name, stack, batch.x[name], batch.seen[name], batch.present(name))
+            x, seen, told = batch.x[name], batch.seen[name], batch.told(name)
+            yield Foot(name, stack, x, seen, batch.present(name), told)
 
     def check(self, batch: Batch) -> None:
         """Raises ValueError unless the batch has this model's modalities and widths."""
@@ -143,19 +153,25 @@ class Model(Prior):
 
         Of a stack without layers, the code is x, and is seen where x is.
         """
-        if all(seen is None for seen in batch.seen.values()):
-            return None
-        return torch.cat(
-            [self._code_seen(name, stack, batch) for name, stack in self.named_stacks()], -1
-        )
+        return self._known(batch, batch.seen)
 
-    def _code_seen(self, name: str, stack: Stack, batch: Batch) -> Tensor:
-        x, seen, present = batch.x[name], batch.seen[name], batch.present(name)
-        if seen is None or present is None:
+    def code_told(self, batch: Batch) -> Seen | None:
+        """Which elements of the joint code encoders above are told; None says all that is seen."""
+        return None if batch.shown is None else self._known(batch, batch.shown)
+
+    def _known(self, batch: Batch, masks: Mapping[str, Tensor | None]) -> Seen | None:
+        if all(mask is None for mask in masks.values()):
+            return None
+        stacks = self.named_stacks()
+        return torch.cat([self._code_known(s, batch.x[n], masks[n]) for n, s in stacks], -1)
+
+    def _code_known(self, stack: Stack, x: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
             shape = (*x.shape[:-1], stack.code_elements)
             return torch.ones(shape, dtype=torch.bool, device=x.device)
         if stack.elementwise:
-            return seen
+            return mask
+        present = mask.any(-1)
         return present[..., None].expand(*present.shape, stack.code_elements)
 
     def log_weights(
@@ -251,6 +267,13 @@ class Model(Prior):
             For each modality whole rows ``(draws, rows, elements)``, the seen cells as they were;
             and the log-weights ``(samples, rows)``.
         """
+        above = self.prior
+        if isinstance(above, Model) and not any(len(s.layers) for _, s in self.named_stacks()):
+            # which sees the same data
+            inner = above.batch(torch.cat([*batch.x.values()], -1), self.code_seen(batch))
+            x, log_w = above.complete(inner, draws, samples, mean)
+            parts = torch.cat([*x.values()], -1).split([*self.widths.values()], -1)
+            return dict(zip(self.stacks, parts, strict=True)), log_w
         # without a layer all paths are the data itself
         paths = self.encode(batch, samples if self.has_layers else 1)
         log_w = self.log_weights(paths, batch)

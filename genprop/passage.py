@@ -73,6 +73,7 @@ class Foot(NamedTuple):
         x: ``(…, rows, elements)``.
         seen: what of it is seen, or None.
         present: the rows that show anything of it, or None.
+        told: what of it the encoder is told, or None.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Foot(NamedTuple):
     x: Tensor
     seen: Tensor | None
     present: Tensor | None
+    told: Tensor | None
 
 
 Draw = Callable[[Product, torch.Size], Tensor]
@@ -96,6 +98,15 @@ def straight_through(q: Product, shape: torch.Size) -> Tensor:
     return q.straight_through(shape) if isinstance(q, Discrete) else reparameterised(q, shape)
 
 
+def input_of(
+    layer: Layer, below: Tensor, seen: Tensor | None, told: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """What a layer's encoder is given of h_{l-1}, and the mask of it."""
+    if told is seen or layer.elementwise:
+        return below, seen
+    return (below if told is None else torch.where(told, below, 0)), told
+
+
 def climb_stack(
     foot: Foot, shape: torch.Size, draw: Draw = reparameterised, local: bool = True
 ) -> Iterator[Passage]:
@@ -107,11 +118,11 @@ def climb_stack(
         draw: how h_l is drawn from Q.
         local: whether each layer's input is held constant.
     """
-    name, stack, below, seen, present = foot
+    name, stack, below, seen, present, told = foot
     for level in range(len(stack.layers)):
         layer = stack[level]
-        q = layer.encoder(below, seen)
+        q = layer.encoder(*input_of(layer, below, seen, told))
         h = draw(q, shape)
         yield Passage(f"{name}.{level + 1}", layer, below, seen, present, q, h, layer.decoder(h))
         below, shape = (h.detach() if local else h), torch.Size()
-        seen = seen if layer.elementwise else None
+        seen, told = (seen, told) if layer.elementwise else (None, None)

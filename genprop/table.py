@@ -12,6 +12,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from genprop.encoding import missing_cells
+from genprop.table_encoding import FAMILY, is_mixed
 
 FEWEST_ROWS = 2
 
@@ -21,16 +22,20 @@ class Raw:
     """One modality as it was given.
 
     Attributes:
-        values: its numbers or categories, ``(rows, *event)``.
+        values: its numbers or categories, ``(rows, *event)``; of columns in families of their
+            own a DataFrame.
         seen: which of them are observed.
         columns: a table's column names, or None.
         given: the object itself.
+        choices: of a table whose columns each have a family of their own, those that the user
+            chose, by column; None of all else.
     """
 
-    values: NDArray[Any]
+    values: Any
     seen: NDArray[np.bool_]
     columns: tuple[str, ...] | None
     given: Any
+    choices: Mapping[str, str] | None = None
 
     @property
     def rows(self) -> int:
@@ -43,28 +48,43 @@ def checked(estimator: Any, X: Any, reset: bool) -> dict[str, Raw]:
 
     Args:
         estimator: whose ``n_features_in_`` and ``feature_names_in_`` are set or compared.
-        X: an array, tensor or DataFrame (modality ``"x"``), or a dict of them.
+        X: an array, tensor or DataFrame (modality ``"x"``), or a dict of them; a modality that it
+            leaves out is missing in all rows.
         reset: True in fit.
 
     Raises:
-        ValueError: no rows, a wrong width, infinities, other modalities than in fit.
+        ValueError: no rows, a wrong width, infinities, modalities that fit did not know.
     """
     if not holds_modalities(X):
+        choices = _choices(estimator, "x", X, reset)
+        if choices is not None:
+            validate_data(estimator, X, reset=reset, skip_check_array=True)
+            return {"x": _table(estimator, "x", X, choices, reset)}
         return {"x": _one(estimator, X, reset)}
-    if not reset and list(X) != list(estimator.encodings_):
+    if not reset and (not X or set(X) - set(estimator.encodings_)):
         raise ValueError(
             f"the model was fitted on modalities {list(estimator.encodings_)}, but got {list(X)}"
         )
-    raws = {str(name): _modality(name, part, reset) for name, part in X.items()}
+    raws = {str(name): _part(estimator, str(name), part, reset) for name, part in X.items()}
     rows = {name: raw.rows for name, raw in raws.items()}
     if not raws or len(set(rows.values())) > 1:
         raise ValueError(f"all modalities must have the same rows, but have {rows}")
-    return raws
+    if reset:
+        return raws
+    (count,) = set(rows.values())
+    return {n: raws.get(n) or _absent(estimator, n, count) for n in estimator.encodings_}
 
 
 def holds_modalities(X: Any) -> bool:
     """Whether X is a dict of modalities; a sparse matrix may be a dict, too, but is none."""
     return isinstance(X, Mapping) and not issparse(X)
+
+
+def without(X: Any, name: str) -> Any:
+    """The other modalities, if X holds several."""
+    if not holds_modalities(X):
+        return X
+    return {n: part for n, part in X.items() if n != name} or X
 
 
 def frame(values: NDArray[Any], columns: Sequence[str], index: Any = None) -> Any:
@@ -74,23 +94,28 @@ def frame(values: NDArray[Any], columns: Sequence[str], index: Any = None) -> An
     return pd.DataFrame(values, columns=list(columns), index=index)
 
 
-def like(values: NDArray[Any], raw: Raw) -> Any:
+def like(values: Any, raw: Raw) -> Any:
     """Whole new values ``(rows, *event)`` in the container in which the raw ones came."""
+    if raw.choices is not None and raw.columns is not None:
+        return values.set_axis(raw.given.index)
     if isinstance(raw.given, torch.Tensor):
         return torch.as_tensor(values, dtype=raw.given.dtype)
     return values if raw.columns is None else frame(values, raw.columns, raw.given.index)
 
 
-def completed(draws: NDArray[Any], raw: Raw) -> Any:
+def completed(draws: Any, raw: Raw) -> Any:
     """Draws ``(draws, rows, *event)`` in which every observed cell is the raw one, to the bit.
 
     Returns:
         An array or tensor of that shape; of a DataFrame one DataFrame, keyed by draw.
     """
+    if raw.choices is not None and raw.columns is None:
+        return np.stack([np.where(raw.seen, np.asarray(raw.values), draw) for draw in draws])
     if raw.columns is not None:
         import pandas as pd
 
-        frames = [_filled(raw.given, draw, raw.seen) for draw in draws]
+        fill = _filled if raw.choices is None else _filled_alike
+        frames = [fill(raw.given, draw, raw.seen) for draw in draws]
         return pd.concat(frames, keys=range(len(frames)), names=["draw"])
     if isinstance(raw.given, torch.Tensor):
         seen = torch.as_tensor(raw.seen, device=raw.given.device)
@@ -98,6 +123,17 @@ def completed(draws: NDArray[Any], raw: Raw) -> Any:
         return torch.where(seen, raw.given, drawn)
     kind = np.result_type(raw.values, np.float32) if raw.values.dtype.kind in "biu" else None
     return np.where(raw.seen, raw.values, draws.astype(kind or raw.values.dtype))
+
+
+def _filled_alike(table: Any, drawn: Any, seen: NDArray[np.bool_]) -> Any:
+    """The table with its holes filled from one of the same columns and types."""
+    filled = table.copy()
+    for number in range(table.shape[1]):
+        if not seen[:, number].all():
+            values = drawn.iloc[:, number].set_axis(table.index)
+            column = table.iloc[:, number].where(seen[:, number], values)
+            filled.isetitem(number, column)
+    return filled
 
 
 def _filled(frame: Any, draw: NDArray[Any], seen: NDArray[np.bool_]) -> Any:
@@ -111,6 +147,65 @@ def _filled(frame: Any, draw: NDArray[Any], seen: NDArray[np.bool_]) -> Any:
             column = column.astype("Float64")
         filled[name] = column.where(seen[:, number], values)
     return filled
+
+
+def _part(estimator: Any, name: str, X: Any, reset: bool) -> Raw:
+    choices = _choices(estimator, name, X, reset)
+    if choices is None:
+        return _modality(name, X, reset)
+    return _table(estimator, name, X, choices, reset)
+
+
+def _choices(estimator: Any, name: str, X: Any, reset: bool) -> Mapping[str, str] | None:
+    """The families that the user chose for columns, if each column is to have one of its own."""
+    if not reset:
+        fitted = estimator.encodings_.get(name)
+        return {} if fitted is not None and fitted.family == FAMILY else None
+    visible = estimator.visible
+    if isinstance(visible, Mapping):
+        by_column = hasattr(X, "columns") and not set(map(str, visible)) & {name}
+        visible = visible if by_column and name == "x" else visible.get(name, "auto")
+    if isinstance(visible, Mapping):
+        return {str(column): kind for column, kind in visible.items()}
+    mixed = visible == "auto" and hasattr(X, "columns") and is_mixed(X)
+    return {} if mixed or visible == FAMILY else None
+
+
+def _table(estimator: Any, name: str, X: Any, choices: Mapping[str, str], reset: bool) -> Raw:
+    """A DataFrame, or an array as one, as it is: each column is checked by its own code."""
+    import pandas as pd
+
+    _refuse_no_rows(X, reset)
+    named = hasattr(X, "columns")
+    array = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
+    table = X if named else pd.DataFrame(np.asarray(array))
+    table = table.set_axis([str(column) for column in table.columns], axis=1)
+    if not reset:
+        _check_columns(estimator.encodings_[name], table, named)
+    columns = tuple(table.columns) if named else None
+    return Raw(table, table.notna().to_numpy(), columns, X, choices)
+
+
+def _refuse_no_rows(X: Any, reset: bool) -> None:
+    fewest = FEWEST_ROWS if reset else 1
+    if np.ndim(X) != 2 or len(X) < fewest:
+        raise ValueError(
+            f"a table needs rows and columns, at least {fewest} of the former, but has shape "
+            f"{np.shape(X)}"
+        )
+
+
+def _check_columns(encoding: Any, table: Any, named: bool) -> None:
+    known = [code.name for code in encoding.codes]
+    if named and encoding.named and list(table.columns) != known:
+        new = [c for c in table.columns if c not in known]
+        gone = [c for c in known if c not in table.columns]
+        what = f"new are {new}, missing are {gone}" if new or gone else "their order differs"
+        raise ValueError(f"the model was fitted on columns {known}; {what}")
+    if table.shape[1] != len(known):
+        raise ValueError(
+            f"the model was fitted on {len(known)} columns, but the table has {table.shape[1]}"
+        )
 
 
 def _one(estimator: Any, X: Any, reset: bool) -> Raw:
@@ -159,6 +254,17 @@ def _categorical(estimator: Any, reset: bool) -> bool:
     if reset:
         return bool(estimator.visible == "categorical")
     return "x" in estimator.encodings_ and estimator.encodings_["x"].family == "categorical"
+
+
+def _absent(estimator: Any, name: str, rows: int) -> Raw:
+    """A modality of which nothing is seen."""
+    encoding = estimator.encodings_[name]
+    kind = object if encoding.family in ("categorical", FAMILY) else np.float64
+    values = np.full((rows, *encoding.event), np.nan, dtype=kind)
+    given = values if encoding.columns is None else frame(values, encoding.columns)
+    if encoding.family == FAMILY:
+        return _table(estimator, name, given, {}, reset=False)
+    return Raw(values, np.zeros(values.shape, dtype=bool), encoding.columns, given)
 
 
 def _raw(values: NDArray[Any], given: Any) -> Raw:

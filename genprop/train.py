@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from genprop.codes import whole_codes
+from genprop.columns import variable_sizes
 from genprop.data import Batch
 from genprop.model import Model
 from genprop.prior import FollowingPrior
@@ -62,6 +63,7 @@ class Trainer:
         clip: largest norm of each layer's gradient, or None.
         hide: probability that a row shows only a random part of what is seen of it, the part's
             size uniform: it teaches encoders every pattern of missing cells.
+        explain: whether decoders explain what was hidden from encoders, too.
         patience: epochs without a better validation bound before it stops, or None.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
         precision: ``"32"``, ``"64"`` or ``"bf16-mixed"``.
@@ -76,6 +78,7 @@ class Trainer:
     schedule: str | Schedule = "constant"
     clip: float | None = None
     hide: float = 0.0
+    explain: bool = False
     patience: int | None = 20
     device: str = "auto"
     precision: str = "32"
@@ -148,6 +151,7 @@ class _Run:
         self.optimizer = _optimizer(how, model)
         self.stepper: Any = self.fabric.setup_optimizers(self.optimizer)
         self.schedule = SCHEDULES.get(str(how.schedule)) or how.schedule
+        self.variables = variables(model)
         self.negentropy = math.nan if how.hide else -data.entropy()
         self.batch_size = _batch_size(how.batch_size, data.rows)
         self.damping = 1.0
@@ -221,7 +225,7 @@ class _Run:
         """One step of the optimizer on one mini-batch."""
         batch = self.data.take(index.to(self.fabric.device))
         if self.how.hide:
-            batch = batch.hide(self.how.hide)
+            batch = batch.hide(self.how.hide, self.variables, self.how.explain)
         self.optimizer.zero_grad()
         account: dict[str, Tensor] = {}
         with self.fabric.autocast():
@@ -298,6 +302,12 @@ def start_fabric(device: str, precision: str = "32") -> "Fabric":
         )
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise ValueError(f"there is no device {device!r} on this machine; use 'auto'") from error
+
+
+def variables(model: Model) -> dict[str, tuple[int, ...]]:
+    """Of each modality with layers the elements of its variables, a one-hot group being one."""
+    stacks = [(name, stack) for name, stack in model.named_stacks() if len(stack.layers)]
+    return {name: variable_sizes(stack[0].decoder.family) for name, stack in stacks}
 
 
 def _check(how: Trainer) -> None:

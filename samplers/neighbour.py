@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from genprop.shapes import Elements
 
 SHORT = 16  # elements up to which a tree beats comparing all with all
 NUMBERS_AT_ONCE = 2**24
+MANY = 250_000  # codes from which an approximate search beats comparing all with all
+PROBES, ROWS_A_CELL = 64, 64  # cells that are searched; codes that each is fitted to
 SHARES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 
@@ -160,23 +163,28 @@ def memorisation(samples: Tensor, training: Tensor, held_out: Tensor) -> Memoris
     )
 
 
-def nearest(codes: Tensor, queries: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
-    """The stored codes nearest to each query, the nearest first; exact at every size.
+def nearest(
+    codes: Tensor, queries: Tensor, count: int = 1, exact: bool | None = None
+) -> tuple[Tensor, Tensor]:
+    """The stored codes nearest to each query, the nearest first.
 
     On a CPU, codes of up to 16 elements stand in a tree (scikit-learn's). Longer ones, and those
-    on a GPU, are all compared with all, block by block; an approximate index is among none of the
-    libraries that genprop needs.
+    on a GPU, are all compared with all, block by block. From a quarter of a million on, long codes
+    on a CPU are searched approximately where faiss is installed (``genprop[neighbours]``): in the
+    64 nearest of √n cells, where the nearest is found nearly always but not surely.
 
     Args:
         codes: ``(codes, elements)``.
         queries: ``(…, elements)``.
         count: how many of them.
+        exact: whether the search must be; by default as the number of codes says.
 
     Returns:
         Distances ``(…, count)`` and the numbers of the codes.
 
     Raises:
         ValueError: no code, fewer than ``count``, or queries with other elements.
+        ModuleNotFoundError: an approximate search is asked for, but faiss is not installed.
 
     >>> nearest(torch.tensor([[0.0], [3.0], [5.0]]), torch.tensor([[4.5]]), 2)
     (tensor([[0.5000, 1.5000]]), tensor([[2, 1]]))
@@ -184,8 +192,7 @@ def nearest(codes: Tensor, queries: Tensor, count: int = 1) -> tuple[Tensor, Ten
     _check_codes(codes)
     _check_queries(codes, queries, count)
     flat = queries.reshape(-1, codes.shape[-1])
-    by_tree = codes.device.type == "cpu" and codes.shape[-1] <= SHORT
-    index = (_by_tree if by_tree else _by_blocks)(codes, flat, count)
+    index = _search(codes, exact)(codes, flat, count)
     # differences anew: sums of squares lose small distances
     distance = torch.cat(
         [
@@ -196,6 +203,31 @@ def nearest(codes: Tensor, queries: Tensor, count: int = 1) -> tuple[Tensor, Ten
     order = distance.argsort(dim=-1, stable=True)
     shape = (*queries.shape[:-1], count)
     return distance.gather(-1, order).reshape(shape), index.gather(-1, order).reshape(shape)
+
+
+def _search(codes: Tensor, exact: bool | None) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """How codes of this number, length and place are searched."""
+    if exact is False:
+        return _by_cells
+    if codes.device.type != "cpu":
+        return _by_blocks
+    if codes.shape[-1] <= SHORT:
+        return _by_tree
+    large = exact is None and len(codes) >= MANY and find_spec("faiss") is not None
+    return _by_cells if large else _by_blocks
+
+
+def _by_cells(codes: Tensor, queries: Tensor, count: int) -> Tensor:
+    import faiss
+
+    cells = max(1, math.isqrt(len(codes)))
+    index: Any = faiss.index_factory(codes.shape[-1], f"IVF{cells},Flat")
+    index.cp.seed, index.nprobe = 0, min(PROBES, cells)
+    numbers = codes.detach().cpu().float().numpy()
+    index.train(numbers[:: max(1, len(codes) // (cells * ROWS_A_CELL))])
+    index.add(numbers)
+    found = index.search(queries.detach().cpu().float().numpy(), count)[1]
+    return torch.from_numpy(found).to(codes.device)
 
 
 def _by_tree(codes: Tensor, queries: Tensor, count: int) -> Tensor:

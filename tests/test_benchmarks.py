@@ -7,12 +7,22 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parents[1]))  # run from the checkout, never installed
 
-from benchmarks import contenders, depth, report, rules, samplers, throughput
+from benchmarks import (
+    binary,
+    contenders,
+    depth,
+    likelihood,
+    report,
+    rules,
+    samplers,
+    throughput,
+)
 from benchmarks.data import mnist, repeated_digits, split_digits
 from benchmarks.memory import peak_allocated, peak_saved
 from genprop.data import Batch
@@ -235,3 +245,75 @@ def test_scaling_is_timed_and_drawn() -> None:
         assert row["rate_own"] == pytest.approx(0.5 * row["rows"] / row["seconds"])
     labels = samplers.draw(rows, scaling, quick=True).axes[0].get_legend_handles_labels()[1]
     assert len(labels) == 6
+
+
+def test_likelihoods_are_ordered_bracketed_and_drawn() -> None:
+    torch.manual_seed(0)
+    effort = likelihood.Effort(2, 3, (2, 30), 2, 2, 2, 3)
+    train, test, source = likelihood.images(None)
+    assert "scikit-learn" in source
+    rows: list[report.Row] = []
+    gaps: list[report.Row] = []
+    for task in likelihood.TASKS:
+        model = likelihood.fitted(task, train, effort)
+        rows += likelihood.estimates(task, model, test, effort)
+        gaps.append(likelihood.bracket(task, model, effort))
+    assert [row["method"] for row in rows[:5]] == [
+        "ELBO",
+        "importance 2",
+        "importance 30",
+        "refined 30",
+        likelihood.AIS,
+    ]
+    for row in rows:
+        assert row["rows"] == 3
+        assert row["below"] is None or row["below"] == pytest.approx(
+            next(r["log_prob"] for r in rows if r["model"] == row["model"] and r["below"] is None)
+            - row["log_prob"],
+            rel=1e-6,
+        )
+    assert all(gap["gap"] == pytest.approx(gap["upper"] - gap["lower"]) for gap in gaps)
+    assert [set(bar) for bar in likelihood.judge(rows, gaps)] == [BAR] * 4
+    assert len(likelihood.draw(rows, gaps, quick=True).axes) == 2
+
+
+def binary_rows(folder: Path) -> binary.Split:
+    """A set of three bits, two of which are the same, packed as the files are."""
+    bits = np.random.default_rng(0).integers(0, 2, (60, 3))
+    bits[:, 2] = bits[:, 0]
+    parts = dict(zip(("train", "valid", "test"), np.split(bits.astype(np.uint8), 3), strict=True))
+    packed = {name: np.packbits(part, axis=1) for name, part in parts.items()}
+    np.savez(folder / "nade_dna.npz", **packed, n_features=3)
+    return binary.read(folder, "nade_dna")
+
+
+def test_binary_chooses_on_validation_and_tests_once(tmp_path: Path) -> None:
+    rows = binary_rows(tmp_path)
+    assert [tuple(part.shape) for part in rows] == [(20, 3)] * 3
+    assert torch.equal(rows.test[:, 0], rows.test[:, 2])
+    effort = binary.Effort(0.01, batch=10, check=2, draws=5, samples=20)
+    row = binary.measure("nade_dna", rows, effort, binary.QUICK_CANDIDATES)
+    assert row["validation"] == min(row["all_validations"].values())
+    assert row["chosen"] == min(row["all_validations"], key=row["all_validations"].get)
+    assert row["independent"] == pytest.approx(3 * math.log(2), abs=0.3)
+    (bar,) = binary.judge([row])
+    assert bar["value"] == pytest.approx(row["test"] - 84.26)
+    assert binary.judge([{**row, "rws_nade": None}])[0]["holds"] is None
+
+
+def test_binary_asks_for_its_data(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        binary.parse(["--quick"])
+    with pytest.raises(SystemExit):
+        binary.parse(["--data", str(tmp_path)])
+
+
+def test_binary_models_begin_as_independent_units(tmp_path: Path) -> None:
+    rows = binary_rows(tmp_path)
+    for candidate in binary.QUICK_CANDIDATES:
+        model = binary.built(candidate, rows.train)
+        binary.rule_of(candidate).check(model)
+        with torch.no_grad():
+            share = model.sample((4000,)).mean(0)
+        # nets of random weights move them, but not far
+        assert (share - rows.train.mean(0)).abs().max() < 0.3

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
+from genprop.columns import Columns
 from genprop.conditional import (
     Autoregressive,
     Bernoulli,
@@ -19,8 +20,10 @@ from genprop.conditional import (
     Family,
     Gaussian,
     Logistic,
+    StudentT,
     unbounded_scale,
 )
+from genprop.counting import NegativeBinomial, Poisson
 from genprop.data import Batch
 from genprop.distributions import (
     Continuous,
@@ -34,6 +37,7 @@ from genprop.kernel import Kernel, LogDensity
 from genprop.logistic import IndependentLogistic
 from genprop.model import Model
 from genprop.nets import MLP
+from genprop.ordinal import Ordinal
 from genprop.prior import Prior
 from genprop.priors.autoregressive import AutoregressivePrior
 from genprop.priors.denoising import DenoisingPrior
@@ -132,6 +136,12 @@ def families() -> dict[str, Callable[[], Family]]:
         "bernoulli": lambda: Bernoulli(3),
         "categorical": lambda: Categorical((2, 3)),
         "autoregressive": lambda: Autoregressive(3, units=4),
+        "student-learned": lambda: StudentT(3),
+        "student-net": lambda: StudentT(3, scale="net"),
+        "poisson": lambda: Poisson((2.0, 0.5, 30.0), (1.0, 0.5, 6.0)),
+        "negative-binomial": lambda: NegativeBinomial((2.0, 0.5, 30.0), (1.0, 0.5, 6.0)),
+        "ordinal": lambda: Ordinal((3, 4)),
+        "columns": lambda: Columns([Gaussian(2), Poisson((2.0,)), Categorical((2, 3))]),
     }
 
 
@@ -192,6 +202,7 @@ def kernels() -> dict[str, Callable[[LogDensity], Kernel[Any]]]:
 
     return {
         "hmc": lambda log_prob: HMC(log_prob, steps=5, step_size=0.5),
+        "hmc-dense": lambda log_prob: HMC(log_prob, steps=5, step_size=0.5, dense=True),
         "mala": mala,
         "random-walk": lambda log_prob: MetropolisHastings(log_prob, step_size=1.5),
         "independence": lambda log_prob: MetropolisHastings(log_prob, Independence.of(wide)),

@@ -9,7 +9,7 @@ from torch import Tensor
 from genprop.data import Batch
 from genprop.distributions import Product
 from genprop.model import Model
-from genprop.passage import Foot, Passage, climb_stack, straight_through
+from genprop.passage import Foot, Passage, climb_stack, input_of, straight_through
 from genprop.rules.rule import (
     Rule,
     Term,
@@ -106,17 +106,19 @@ def _climb_without_score(own: list[Tensor], foot: Foot, shape: torch.Size) -> It
     Every draw is the sum of two copies of itself: one carries the gradient to the layer's own
     encoder (and is added to ``own``), the other to the layers below.
     """
-    name, stack, below, seen, present = foot
+    name, stack, below, seen, present, told = foot
     for level in range(len(stack.layers)):
         layer = stack[level]
-        mine = layer.encoder(below.detach(), seen)
+        given, mask = input_of(layer, below, seen, told)
+        mine = layer.encoder(given.detach(), mask)
         with constant(layer.encoder):
-            held = layer.encoder(below, seen)
+            held = layer.encoder(given, mask)
         draw = mine.draw(shape)
         own.append(draw)
         h = _same_draw(mine, held, draw.detach()) + (draw - draw.detach())
         yield Passage(f"{name}.{level + 1}", layer, below, seen, present, held, h, layer.decoder(h))
-        below, seen, shape = h, seen if layer.elementwise else None, torch.Size()
+        below, shape = h, torch.Size()
+        seen, told = (seen, told) if layer.elementwise else (None, None)
 
 
 def _same_draw(mine: Product, held: Product, draw: Tensor) -> Tensor:

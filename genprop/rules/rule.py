@@ -78,7 +78,8 @@ def climb(
             yield passage
     if isinstance(model.prior, Model):
         code = codes(model, batch, tops, shape)
-        inner = model.prior.batch(code.detach() if local else code, model.code_seen(batch))
+        known = model.code_seen(batch), model.code_told(batch)
+        inner = model.prior.batch(code.detach() if local else code, *known)
         for passage in climb(model.prior, inner, torch.Size(), up, local):
             yield passage._replace(name=f"{NESTED}.{passage.name}")
 

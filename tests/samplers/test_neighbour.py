@@ -46,6 +46,20 @@ def test_it_finds_what_comparing_all_with_all_finds(
     assert torch.equal(index, place)
 
 
+def test_an_approximate_search_finds_nearly_all_of_the_nearest() -> None:
+    torch.manual_seed(0)
+    centres = 3 * torch.randn(200, 20)
+    codes = centres[torch.randint(200, (20_000,))] + torch.randn(20_000, 20)
+    queries = codes[:500] + 0.5 * torch.randn(500, 20)
+    distance, index = nearest(codes, queries, 5)
+    found_distance, found = nearest(codes, queries, 5, exact=False)
+    same = (index[:, :, None] == found[:, None]).any(-1)
+    assert same[:, 0].float().mean() > 0.98
+    assert same.float().mean() > 0.95
+    assert (found_distance >= distance - 1e-5).all()
+    assert torch.equal(nearest(codes, queries, 5, exact=False)[1], found)
+
+
 @pytest.mark.parametrize("elements", [2, 50])
 def test_a_copy_far_from_the_origin_is_at_distance_zero(elements: int) -> None:
     codes = 1000 + torch.randn(300, elements)

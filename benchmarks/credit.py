@@ -1,0 +1,368 @@
+"""Can local signals replace the gradient? Every rule of credit assignment on the same networks.
+
+Perceptrons of 6 layers of 256 tanh units (the two energy-based and two goodness-based rules on
+networks of their own, named so), networks of signs and of stochastic units, and residual networks
+of width 32 and depth 32. MNIST from a folder's mnist.npz; Fashion-MNIST from the folder of its four
+idx files. 10,000 rows of the training set are for validation; test rows are seen once.
+
+accuracy    of test rows, percent; a stochastic network is asked 20 times
+angle       degrees between the update and back-propagation's, mean over hidden layers
+seconds     of an update of 100 rows, median
+memory      most bytes that an update allocates
+
+A run can be split: --only NAME runs what has NAME in its name, and a JSON file that is there
+already keeps the runs that are not made again.
+"""
+
+import argparse
+import gzip
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import report
+from benchmarks.credit_rules import CONTENDERS, PERCEPTRONS, THIN, Contender
+from benchmarks.memory import peak_allocated
+from benchmarks.pool import run_all
+from genprop.credit.measure import agreement
+from genprop.credit.network import CreditNetwork
+from genprop.credit.rule import CreditRule, PreparedRule
+from genprop.credit.train import evaluate
+from genprop.seeds import seeded
+
+MNIST, FASHION = "MNIST", "Fashion-MNIST"
+VALIDATION, PASSES = 10_000, 20
+FACTORS = (0.3, 1.0, 3.0)
+COLUMNS = {
+    "data": "data",
+    "rule": "rule",
+    "seeds": "seeds",
+    "accuracy": "test, %",
+    "error_of_mean": "±",
+    "published": "published",
+    "angle": "angle, °",
+    "seconds": "s an update",
+    "memory": "MB",
+    "epochs": "epochs",
+    "lr": "lr",
+}
+LOCAL = [name for name in PERCEPTRONS if name != "BP"]
+
+
+class Job(NamedTuple):
+    """One training run.
+
+    Attributes:
+        data: MNIST or Fashion-MNIST.
+        rule: the contender.
+        seed: of weights, order and noise.
+        epochs: at most.
+        minutes: at most.
+        rows: of training, None for all.
+        folder: of the data; None stands for seeded noise.
+        choose: whether the learning rate is chosen on validation.
+        judged: rows of validation and of test, None for all.
+    """
+
+    data: str
+    rule: str
+    seed: int
+    epochs: int
+    minutes: float
+    rows: int | None
+    folder: Path | None
+    choose: bool
+    judged: int | None = None
+
+
+class Digits(NamedTuple):
+    """Rows and classes of the three parts."""
+
+    train: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains all that was asked for, prints the table and writes the JSON."""
+    arguments = parse(argv)
+    jobs = plan(arguments)
+    runs = earlier(arguments.json)
+    for job, run in zip(jobs, run_all(train, jobs, said), strict=True):
+        runs = [r for r in runs if key(r) != (job.data, job.rule, job.seed)] + [run]
+        write(arguments, runs)
+    result(arguments, runs).show(COLUMNS)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; without folders a quick run has seeded noise for data."""
+    made = report.parser("credit", __doc__)
+    made.add_argument("--fashion", type=Path, metavar="DIR", help="folder of Fashion-MNIST's files")
+    made.add_argument("--only", action="append", metavar="TEXT", help="rules with it in their name")
+    made.add_argument("--seeds", type=int, default=5, help="how many (default 5)")
+    made.add_argument("--epochs", type=int, default=30, help="of each run (default 30)")
+    made.add_argument("--minutes", type=float, default=math.inf, help="at most, of each run")
+    made.add_argument("--rows", type=int, help="training rows, all unless given")
+    made.add_argument(
+        "--choose",
+        action="store_true",
+        help="choose each learning rate on validation: three of them, a fifth of the epochs each",
+    )
+    arguments = report.parse(made, argv)
+    if arguments.quick:
+        arguments.seeds, arguments.epochs, arguments.rows = 1, 1, 500
+    if arguments.data is None and arguments.fashion is None and not arguments.quick:
+        made.error("--data DIR (of mnist.npz) or --fashion DIR is needed")
+    if not plan(arguments):
+        made.error(f"no rule has any of {arguments.only} in its name")
+    return arguments
+
+
+def plan(arguments: argparse.Namespace) -> list[Job]:
+    """Every run; the thin residual networks see one epoch, of Fashion-MNIST where it is there."""
+    folders = {MNIST: arguments.data, FASHION: arguments.fashion}
+    data = [name for name, folder in folders.items() if folder is not None] or [MNIST]
+    jobs = []
+    for seed in range(arguments.seeds):
+        for rule in CONTENDERS:
+            asked = arguments.only is None or any(text in rule for text in arguments.only)
+            for name in (data[-1:] if rule in THIN else data) if asked else ():
+                epochs = 1 if rule in THIN else arguments.epochs
+                limits = (arguments.minutes, arguments.rows)
+                more = (folders[name], arguments.choose, 200 if arguments.quick else None)
+                jobs.append(Job(name, rule, seed, epochs, *limits, *more))
+    return jobs
+
+
+def load(job: Job) -> Digits:
+    """784 elements within [0, 1] a row, and classes."""
+    if job.folder is None:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(1700, 784, generator=generator)
+        y = torch.randint(10, (1700,), generator=generator)
+        seen, unseen = (x[:1500], y[:1500]), (x[1500:], y[1500:])
+    elif job.data == MNIST:
+        with np.load(job.folder / "mnist.npz") as arrays:
+            seen, unseen = (_rows(arrays[f"x_{k}"], arrays[f"y_{k}"]) for k in ("train", "test"))
+    else:
+        seen, unseen = (_rows(*_idx(job.folder, kind)) for kind in ("train", "t10k"))
+    most = len(seen[0]) - min(VALIDATION, len(seen[0]) // 6)
+    train, validation = (
+        (seen[0][part], seen[1][part]) for part in (slice(most), slice(most, None))
+    )
+    counts = zip((train, validation, unseen), (job.rows, job.judged, job.judged), strict=True)
+    return Digits(*((x[:count], y[:count]) for (x, y), count in counts))
+
+
+def _rows(images: np.ndarray, classes: np.ndarray) -> tuple[Tensor, Tensor]:
+    x = torch.from_numpy(images.astype(np.float32)).flatten(1) / 255
+    return x, torch.from_numpy(classes.astype(np.int64))
+
+
+def _idx(folder: Path, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    found = []
+    for what, skip in (("images-idx3-ubyte", 16), ("labels-idx1-ubyte", 8)):
+        path = folder / f"{kind}-{what}.gz"
+        plain = path.with_suffix("")
+        raw = plain.read_bytes() if plain.exists() else gzip.decompress(path.read_bytes())
+        found.append(np.frombuffer(raw, np.uint8, offset=skip))
+    return found[0].reshape(-1, 28, 28), found[1]
+
+
+def train(job: Job) -> report.Row:
+    """One run: what it came to."""
+    with seeded(job.seed):
+        digits, contender = load(job), CONTENDERS[job.rule]
+        factor = choose(job, digits, contender) if job.choose else 1.0
+        network = contender.network(784, 10)
+        rule = contender.rule(network)
+        trainer = contender.trainer(job.epochs, job.minutes, factor)
+        # the same rows of validation every time, few, for the rules that predict slowly
+        history = trainer.fit(network, rule, *digits.train, validation=_some(digits.validation))
+        passes = PASSES if contender.unit == "bernoulli" else 1
+        loss, right = _judged(network, rule, digits.test, passes)
+        validation = _judged(network, rule, digits.validation, passes)[1]
+        return {
+            "data": job.data,
+            "rule": job.rule,
+            "seed": job.seed,
+            "accuracy": 100 * right,
+            "validation": 100 * validation,
+            "test_loss": loss,
+            "lr": contender.lr * factor,
+            "rows": len(digits.train[0]),
+            "epochs": len(history),
+            "updates": history[-1]["updates"],
+            "training_seconds": history[-1]["seconds"],
+            **cost(network, rule, digits, contender),
+            "history": [[row["loss"], row["validation"], row["accuracy"]] for row in history],
+        }
+
+
+def choose(job: Job, digits: Digits, contender: Contender) -> float:
+    """The factor on the learning rate that is best on validation, after a fifth of the epochs."""
+    found = {}
+    for factor in FACTORS:
+        network = contender.network(784, 10)
+        rule = contender.rule(network)
+        trainer = contender.trainer(max(1, job.epochs // 5), job.minutes / 5, factor)
+        try:
+            trainer.fit(network, rule, *digits.train)
+        except FloatingPointError:
+            continue
+        found[factor] = _judged(network, rule, digits.validation, 1)[1]
+    return max(found, key=lambda factor: found[factor]) if found else FACTORS[0]
+
+
+def _some(part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return part[0][:1000], part[1][:1000]
+
+
+def _judged(
+    network: CreditNetwork, rule: CreditRule, part: tuple[Tensor, Tensor], passes: int
+) -> tuple[float, float]:
+    device = network.layers[0].weight.device
+    return evaluate(network, rule, part[0].to(device), part[1].to(device), passes)
+
+
+def cost(
+    network: CreditNetwork, rule: CreditRule, digits: Digits, contender: Contender
+) -> dict[str, Any]:
+    """Angles, seconds and bytes of an update of 100 rows."""
+    device = network.layers[0].weight.device
+    x, y = (part[:100].to(device) for part in digits.validation)
+    found = agreement(network, rule, x, y)
+    angles = {name: a.angle for name, a in found.items() if math.isfinite(a.angle)}
+    hidden = [angle for name, angle in angles.items() if name != f"layer.{len(network.layers)}"]
+
+    def update() -> None:
+        for _ in range(rule.rounds if isinstance(rule, PreparedRule) else 0):
+            for term in rule.prepare(network, x):
+                term.value.backward()
+        for term in rule(network, x, y):
+            term.value.backward()
+
+    seconds = []
+    for _ in range(7):
+        start = time.perf_counter()
+        update()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return {
+        "angle": statistics.mean(hidden) if hidden else None,
+        "angles": angles,
+        "ratios": {name: a.ratio for name, a in found.items()},
+        "seconds": statistics.median(seconds),
+        "memory": peak_allocated(update, device) / 1e6,
+    }
+
+
+def said(job: Job, run: report.Row) -> str:
+    """A run in a line."""
+    return (
+        f"{job.data}, {job.rule}, seed {job.seed}: {run['accuracy']:.2f} % after {run['epochs']} "
+        f"epochs, {run['training_seconds']:.0f} s"
+    )
+
+
+def key(run: report.Row) -> tuple[str, str, int]:
+    """What makes a run the same as another."""
+    return run["data"], run["rule"], run["seed"]
+
+
+def earlier(path: Path | None) -> list[report.Row]:
+    """The runs that a JSON file holds already."""
+    if path is None or not path.exists():
+        return []
+    runs: list[report.Row] = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    return runs
+
+
+def write(arguments: argparse.Namespace, runs: list[report.Row]) -> None:
+    """The JSON as it stands, after every run: a long one may be broken off."""
+    result(arguments, runs).write(arguments.json)
+
+
+def result(arguments: argparse.Namespace, runs: list[report.Row]) -> report.Report:
+    """All runs as a report."""
+    rows = summarise(runs)
+    return report.Report(
+        benchmark="credit",
+        quick=arguments.quick,
+        command=arguments.command,
+        seeds=sorted({run["seed"] for run in runs}),
+        rows=rows,
+        bars=judge(rows),
+        more={"runs": runs},
+    )
+
+
+def summarise(runs: Iterable[report.Row]) -> list[report.Row]:
+    """Means over seeds, in the order of the contenders."""
+    groups: dict[tuple[str, str], list[report.Row]] = {}
+    for run in runs:
+        groups.setdefault((run["data"], run["rule"]), []).append(run)
+    places = {name: place for place, name in enumerate(CONTENDERS)}
+    rows = []
+    for (data, rule), group in sorted(groups.items(), key=lambda g: (g[0][0], places[g[0][1]])):
+        accuracies = [run["accuracy"] for run in group]
+        spread = statistics.stdev(accuracies) if len(group) > 1 else None
+        rows.append(
+            {
+                "data": data,
+                "rule": rule,
+                "seeds": len(group),
+                "accuracy": statistics.mean(accuracies),
+                "error_of_mean": None if spread is None else spread / len(group) ** 0.5,
+                "published": CONTENDERS[rule].published.get(data),
+                "source": CONTENDERS[rule].source or None,
+                "lr": statistics.median(run["lr"] for run in group),
+                "epochs": statistics.median(run["epochs"] for run in group),
+                **{name: _median(group, name) for name in ("angle", "seconds", "memory")},
+            }
+        )
+    return rows
+
+
+def _median(group: Sequence[report.Row], name: str) -> float | None:
+    values = [run[name] for run in group if run[name] is not None]
+    return statistics.median(values) if values else None
+
+
+def judge(rows: Sequence[report.Row]) -> list[report.Row]:
+    """What was asked for, of what was run."""
+    found = {(row["data"], row["rule"]): row["accuracy"] for row in rows}
+
+    def less(one: tuple[str, str], other: tuple[str, str]) -> float | None:
+        return found[other] - found[one] if one in found and other in found else None
+
+    bp = (MNIST, "BP")
+    behind = [less((MNIST, name), bp) for name in LOCAL]
+    known = [value for value in behind if value is not None]
+    sign = found.get((MNIST, "sign, DTP"))
+    bars = [
+        report.at_most("MNIST: points DTP is behind BP", less((MNIST, "DTP"), bp), 0.5),
+        report.at_most(
+            "MNIST: points the best local rule is behind", min(known, default=None), 0.2
+        ),
+        report.at_most("MNIST: error of the sign network, %", sign and 100 - sign, 2.0),
+    ]
+    for (data, rule), accuracy in found.items():
+        published = CONTENDERS[rule].published.get(data)
+        if published is not None:
+            name = f"{data}, {rule}: points behind its published row"
+            bars.append(report.at_most(name, published - accuracy, 0.5))
+    return bars
+
+
+if __name__ == "__main__":
+    main()

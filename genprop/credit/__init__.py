@@ -1,0 +1,1 @@
+"""Credit assignment in feed-forward networks, with and without back-propagation."""

@@ -1,0 +1,133 @@
+"""The encodings of all modalities together: raw rows to a batch, a model's tensors back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genprop.data import Batch
+from genprop.encoding import Encoding
+from genprop.table import Raw, frame
+from genprop.table_encoding import FAMILY, TableEncoding
+
+AnyEncoding = Encoding | TableEncoding
+Encodings = Mapping[str, AnyEncoding]
+
+
+def learned(name: str, raw: Raw, visible: Any) -> AnyEncoding:
+    """The encoding of a modality's rows.
+
+    Args:
+        name: the modality.
+        raw: its rows.
+        visible: a family's name, or one for each modality; families of columns are in ``raw``.
+    """
+    if raw.choices is not None:
+        return TableEncoding.learn(raw.values, raw.choices, name, raw.columns is not None)
+    family = visible.get(name, "auto") if isinstance(visible, Mapping) else visible
+    if family == "auto" and _holds_labels(raw.given):
+        family = "categorical"
+    return Encoding.learn(raw.values, family, raw.columns, name)
+
+
+def _holds_labels(given: Any) -> bool:
+    """Whether it is one column of whole numbers, truth values or words, as labels are written."""
+    values = np.asarray(given)
+    return values.ndim == 1 and values.dtype.kind in "biuOSUT"
+
+
+def of_config(config: dict[str, Any]) -> AnyEncoding:
+    """The encoding that a file describes."""
+    kind = TableEncoding if config["family"] == FAMILY else Encoding
+    return kind.of_config(config)
+
+
+def encoded(encodings: Encodings, raws: Mapping[str, Raw]) -> Batch:
+    """The rows as numbers with masks, in the data's precision."""
+    values, seen = {}, {}
+    for name, encoding in encodings.items():
+        numbers, mask = encoding.encode(raws[name].values)
+        values[name] = torch.as_tensor(numbers)
+        seen[name] = torch.as_tensor(mask)
+    return Batch.of(values, seen)
+
+
+def decoded(encoding: AnyEncoding, x: torch.Tensor, exact: bool = False) -> Any:
+    """Raw values ``(…, *event)`` of a modality's elements ``(…, elements)``.
+
+    Of a table of columns in families of their own a DataFrame, or a list of them, one for each
+    draw; ``exact`` says that they are means, which need not be whole.
+    """
+    numbers = x.cpu().double().numpy()
+    if not isinstance(encoding, TableEncoding):
+        return encoding.decode(numbers)
+    if numbers.ndim == 3:
+        return [encoding.decode(draw, exact) for draw in numbers]
+    return encoding.decode(numbers, exact)
+
+
+def drawn(encodings: Encodings, x: Mapping[str, torch.Tensor]) -> Any:
+    """New rows as users hold them: a dict by modality, or the only one's array or DataFrame."""
+    out: dict[str, Any] = {}
+    for name, elements in x.items():
+        values, columns = decoded(encodings[name], elements), encodings[name].columns
+        plain = columns is None or isinstance(encodings[name], TableEncoding)
+        out[name] = values if plain else frame(values, columns or ())
+    return out["x"] if list(out) == ["x"] else out
+
+
+def log_jacobian(encodings: Encodings, raws: Mapping[str, Raw]) -> NDArray[np.float64]:
+    """What turns each row's log-density in the model's units into the data's, nats."""
+    total = np.zeros(next(iter(raws.values())).rows)
+    for name, raw in raws.items():
+        encoding = encodings[name]
+        if isinstance(encoding, TableEncoding):
+            total += encoding.log_jacobian(raw.values)
+        else:
+            total += encoding.log_jacobian(raw.seen.reshape(raw.rows, -1))
+    return total
+
+
+def labels_of(encoding: AnyEncoding) -> NDArray[Any]:
+    """The values of a modality that is one label, in the order of its classes.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(encoding, Encoding) and encoding.cells == 1:
+        if encoding.family == "categorical":
+            return np.asarray(encoding.categories[0])
+        if encoding.family == "bernoulli":
+            return np.array([0.0, 1.0])
+    raise ValueError(
+        f"modality {encoding.modality!r} is no label, but has {encoding.event} cells of family "
+        f"{encoding.family}; a label is one column of categories, or of zeros and ones"
+    )
+
+
+def label_among(encodings: Encodings, name: str | None) -> str:
+    """The modality of that name, or the only one that is a label.
+
+    Raises:
+        ValueError: there is no such modality, or not one label.
+    """
+    if name is not None:
+        if name not in encodings:
+            raise ValueError(f"there is no modality {name!r}; the model has {list(encodings)}")
+        return name
+    found = [n for n, encoding in encodings.items() if _is_label(encoding)]
+    if len(found) == 1:
+        return found[0]
+    raise ValueError(
+        f"of the modalities {list(encodings)}, {len(found)} are labels; say which to predict with "
+        f"modality=…"
+    )
+
+
+def _is_label(encoding: AnyEncoding) -> bool:
+    try:
+        return len(labels_of(encoding)) > 1
+    except ValueError:
+        return False

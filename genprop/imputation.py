@@ -1,0 +1,291 @@
+"""Completing rows, each by randomness of its own: by resampled paths, by chains, or by means."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genprop.convergence import convergence
+from genprop.data import Batch
+from genprop.distributions import Product
+from genprop.kernel import run
+from genprop.likelihood.pareto import pareto_khat
+from genprop.likelihood.parts import rows_at_once
+from genprop.model import Model, joint_code
+from genprop.posterior import Posterior
+from genprop.prior import DensityPrior
+from genprop.row_noise import RowNoise, distinct, keys_of
+from genprop.samplers.gibbs import Gibbs
+from genprop.stack import Path
+
+METHODS = ("auto", "sir", "gibbs", "mean")
+# worked on at a time: always as many of the same effort, so that a row's sums have the same order
+ROWS, PATHS = 64, 2**14
+FEWEST_CHAINS = 4
+ENOUGH = 10  # effective paths, of which a draw is one
+
+Features = Callable[[str, Product], Tensor]
+"""Of a modality's law expected values that may be averaged over paths."""
+
+Averages = Callable[[str, Tensor], Tensor]
+"""A modality's elements of averaged features."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How rows are completed.
+
+    Attributes:
+        method: one of ``METHODS``.
+        draws: completions of each row.
+        samples: paths K from which each draw is resampled, or over which a mean is taken.
+        sweeps: transitions of each chain.
+        khat: whether the Pareto shape of the weights is estimated, which takes its time.
+
+    Raises:
+        ValueError: an unknown method, no draw, sample or sweep, or several draws of a mean.
+    """
+
+    method: str = "auto"
+    draws: int = 1
+    samples: int = 200
+    sweeps: int = 50
+    khat: bool = True
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(
+                f"method must be 'auto' or one of {', '.join(METHODS[1:])}, but is {self.method!r}"
+            )
+        if min(self.draws, self.samples, self.sweeps) < 1:
+            raise ValueError(
+                f"imputation needs at least one draw and one sample, but got draws={self.draws}, "
+                f"samples={self.samples} and sweeps={self.sweeps}"
+            )
+        if self.method == "mean" and self.draws > 1:
+            raise ValueError(
+                f"the mean is one number, but draws={self.draws}; leave draws out, or use "
+                f"method='auto' for draws"
+            )
+
+    @property
+    def least_ess(self) -> float:
+        """The effective paths a row needs; below, ``auto`` turns to chains."""
+        return min(max(ENOUGH, 2 * self.draws), self.samples / 4)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """Completed rows, and how far the draws can be trusted: NaN where a method does not tell.
+
+    Attributes:
+        x: for each modality whole rows ``(draws, rows, elements)``, the seen cells as they were.
+        ess: effective sample size of each row's weights.
+        khat: Pareto shape of each row's largest weights; above 0.7 they are not to be trusted.
+        acceptance: of each row's chains, the mean over moves.
+        rhat: the largest over hidden values of each row, of the chains' second halves.
+        chained: whether a row's draws come from chains.
+    """
+
+    x: dict[str, Tensor]
+    ess: Tensor
+    khat: Tensor
+    acceptance: Tensor
+    rhat: Tensor
+    chained: Tensor
+
+
+def fill(
+    model: Model,
+    batch: Batch,
+    how: How,
+    seed: int,
+    features: Features | None = None,
+    averages: Averages | None = None,
+) -> Filled:
+    r"""Draws of P(x_unseen | x_seen) for each row, or its mean.
+
+    ``"sir"`` draws K paths from Q(h | x_seen), one of them again with probability
+    ∝ P(x_seen, h) / Q(h | x_seen) for each draw, and lets it send down what is not seen.
+    ``"gibbs"`` starts a chain at each such path and moves it by Gibbs sweeps with Metropolis'
+    correction. ``"auto"`` does so in the rows whose weights tell that too few paths count.
+    ``"mean"`` averages E[x | h_1] over the K paths by their weights.
+
+    A row gets the same draws in any batch: its random numbers are a hash of the seed and of what it
+    holds. Rows that hold the same get draws of their own, the first of them always the same.
+    Few rows are worked on at a time, so that memory does not grow with them but for the result.
+
+    Args:
+        model: the model.
+        batch: rows, any of their cells unseen.
+        how: the method and its effort.
+        seed: of all rows.
+        features: what is averaged in place of law.mean.
+        averages: how elements come of it.
+
+    Raises:
+        ValueError: data that does not fit the model, or chains where they are impossible.
+
+    References:
+        Rubin, 1988, Using the SIR algorithm to simulate posterior distributions. Rezende, Mohamed,
+        Wierstra, 2014, and Mattei, Frellsen, 2018, for chains and weights of missing data.
+    """
+    model.check(batch)
+    bend, unbend = features or _means, averages or _as_they_are
+    parts = [
+        _first(_work(model, part, how, keys, bend, unbend), count)
+        for part, count, keys in _parts(model, batch, how, seed)
+    ]
+    return _joined(parts)
+
+
+def _parts(model: Model, batch: Batch, how: How, seed: int) -> Iterator[tuple[Batch, int, Tensor]]:
+    """Always as many rows, the last part filled up with its last row; how many are wanted; keys."""
+    masks = [seen.double() for seen in batch.seen.values() if seen is not None]
+    keys = keys_of([*batch.x.values(), *masks], seed).to(model.like.device)
+    chains = max(how.draws, FEWEST_CHAINS)
+    effort = max(how.samples, chains)
+    most = min(ROWS, PATHS // effort, rows_at_once(model, effort))
+    size = distinct(max(1, most), _other_sizes(model, how) | {chains})
+    for start in range(0, batch.rows, size):
+        index = torch.arange(start, start + size).clamp(max=batch.rows - 1).to(keys.device)
+        yield batch.take(index), min(size, batch.rows - start), keys[index]
+
+
+def _other_sizes(model: Model, how: How) -> set[int]:
+    """What a dimension beside the rows may measure."""
+    sizes = {1, 2, 3, how.draws, how.samples, model.prior.elements}
+    for _, stack in model.all_stacks():
+        sizes |= {stack.elements or 1, stack.code_elements}
+        sizes |= {stack[level].above for level in range(len(stack.layers))}
+    return sizes
+
+
+@torch.no_grad()
+def _work(
+    model: Model, batch: Batch, how: How, keys: Tensor, features: Features, averages: Averages
+) -> Filled:
+    if how.method != "mean":
+        return _drawn(model, batch, how, keys)
+    with RowNoise(keys):
+        return _mean(model, batch, how, features, averages)
+
+
+def _drawn(model: Model, batch: Batch, how: How, keys: Tensor) -> Filled:
+    if how.method != "gibbs":
+        with RowNoise(keys):
+            x, log_w = model.complete(batch, how.draws, how.samples)
+        filled = _told(x, log_w, how)
+        poor = filled.ess < how.least_ess
+        if how.method == "sir" or not bool(poor.any()) or not _has_chains(model):
+            return filled
+    with RowNoise(keys):
+        chained = _chains(model, batch, how)
+    if how.method == "gibbs":
+        return chained
+    return _either(filled, chained, poor)
+
+
+def _has_chains(model: Model) -> bool:
+    return model.has_layers and isinstance(model.summit, DensityPrior)
+
+
+def _chains(model: Model, batch: Batch, how: How) -> Filled:
+    """A chain for each draw, from resampled paths."""
+    posterior = Posterior(model, batch, smooth=False)
+    start = posterior.start(how.samples)
+    log_w = posterior.log_prob(start) - posterior.log_q(start)
+    chains = max(how.draws, FEWEST_CHAINS)
+    chosen = torch.multinomial(log_w.softmax(0).T, chains, replacement=True).T
+    position = start[chosen, torch.arange(batch.rows, device=chosen.device)]
+    chain = run(Gibbs(posterior), position, draws=how.sweeps)
+    told = _told(posterior.complete(chain.draws[: how.draws, -1]), log_w, how)
+    second = chain.draws[:, how.sweeps // 2 :]
+    rhat = torch.full_like(told.ess, torch.nan)
+    if second.shape[1] >= FEWEST_CHAINS:
+        found = convergence(second.cpu().numpy()).rhat
+        worst = np.where(np.isnan(found), -np.inf, found).max(-1)
+        rhat = torch.as_tensor(np.where(np.isinf(worst) & (worst < 0), np.nan, worst)).to(rhat)
+    acceptance = chain.info["acceptance"].mean((0, 1)).to(told.ess)
+    every = torch.ones_like(told.chained)
+    return Filled(told.x, told.ess, told.khat, acceptance, rhat, every)
+
+
+def _mean(model: Model, batch: Batch, how: How, features: Features, averages: Averages) -> Filled:
+    """E[x | x_seen] over paths by their weights."""
+    paths = model.encode(batch, how.samples if model.has_layers else 1)
+    log_w = model.log_weights(paths, batch)
+    below = _from_above(model, batch, paths)
+    weights, x = log_w.softmax(0)[..., None], {}
+    for name, stack in model.named_stacks():
+        seen = batch.seen[name]
+        if seen is None:
+            x[name] = batch.x[name][None]
+            continue
+        if stack.elementwise:
+            mean = (weights * below[name].x).sum(0)
+        else:
+            found = features(name, stack[0].decoder(paths[name].h[1]))
+            own = seen.any(-1, keepdim=True)
+            if name in below:
+                found = torch.where(own, found, features(name, below[name].laws[0]))
+            mean = averages(name, (weights * found).sum(0))
+        x[name] = torch.where(seen, batch.x[name], mean)[None]
+    return _told(x, log_w, how)
+
+
+def _from_above(model: Model, batch: Batch, paths: Mapping[str, Path]) -> dict[str, Path]:
+    """Paths down from the prior's code given the codes that are seen; none if all are."""
+    seen = model.code_seen(batch)
+    if seen is None or bool(seen.all()):
+        return {}
+    code = joint_code(paths)
+    seen = seen.expand(code.shape)
+    return model.decode(model.prior.condition(code, seen).sample(), mean=True)
+
+
+def _told(x: dict[str, Tensor], log_w: Tensor, how: How) -> Filled:
+    """Completed rows with what their weights say."""
+    ess = (1 / log_w.softmax(0).square().sum(0)).double()
+    unknown = torch.full_like(ess, torch.nan)
+    khat = unknown
+    if how.khat:
+        khat = torch.as_tensor(pareto_khat(log_w.T.cpu().double().numpy())).to(unknown)
+    no = torch.zeros_like(ess, dtype=torch.bool)
+    return Filled(x, ess, khat, unknown, unknown, no)
+
+
+def _either(one: Filled, other: Filled, second: Tensor) -> Filled:
+    """The rows of the second where it is to be, else those of the first."""
+    pick = second[None, :, None]
+    x = {name: torch.where(pick, other.x[name], value) for name, value in one.x.items()}
+    rest = {
+        field.name: torch.where(second, getattr(other, field.name), getattr(one, field.name))
+        for field in fields(Filled)
+        if field.name != "x"
+    }
+    return Filled(x, **rest)
+
+
+def _first(filled: Filled, count: int) -> Filled:
+    rest = {f.name: getattr(filled, f.name)[:count] for f in fields(Filled) if f.name != "x"}
+    return Filled({name: x[:, :count] for name, x in filled.x.items()}, **rest)
+
+
+def _joined(parts: list[Filled]) -> Filled:
+    rest = {
+        field.name: torch.cat([getattr(part, field.name) for part in parts])
+        for field in fields(Filled)
+        if field.name != "x"
+    }
+    return Filled({n: torch.cat([part.x[n] for part in parts], 1) for n in parts[0].x}, **rest)
+
+
+def _means(name: str, law: Product) -> Tensor:
+    return law.mean
+
+
+def _as_they_are(name: str, features: Tensor) -> Tensor:
+    return features

@@ -1,0 +1,100 @@
+"""The benchmark of credit: its plan, its parts at toy size, its bars, and files that grow."""
+
+import gzip
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[2]))  # run from the checkout, never installed
+
+from benchmarks import credit
+from benchmarks.credit_rules import CONTENDERS, PERCEPTRONS, THIN
+from genprop.credit.network import CreditNetwork
+
+JOB = credit.Job(credit.MNIST, "BP", 0, 1, float("inf"), 200, None, False)
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_every_rule_fits_its_network(name: str) -> None:
+    contender = replace(CONTENDERS[name], widths=(8,) * min(len(CONTENDERS[name].widths), 6))
+    network = contender.network(12, 4)
+    assert isinstance(network, CreditNetwork)
+    contender.rule(network).check(network)
+    assert contender.trainer(1, 1.0, 0.5).how.lr == 0.5 * contender.lr
+
+
+def test_a_plan_can_be_split() -> None:
+    whole = credit.plan(credit.parse(["--quick"]))
+    assert {job.rule for job in whole} == set(CONTENDERS)
+    some = credit.plan(credit.parse(["--data", "x", "--only", "DTP", "--seeds", "2"]))
+    assert {job.rule for job in some} == {n for n in CONTENDERS if "DTP" in n}
+    assert {job.seed for job in some} == {0, 1}
+    both = credit.plan(credit.parse(["--data", "x", "--fashion", "y", "--seeds", "1"]))
+    assert {job.data for job in both if job.rule in PERCEPTRONS} == {credit.MNIST, credit.FASHION}
+    assert {job.data for job in both if job.rule in THIN} == {credit.FASHION}
+    assert all(job.epochs == 1 for job in both if job.rule in THIN)
+    with pytest.raises(SystemExit):
+        credit.parse(["--quick", "--only", "nothing of that name"])
+    with pytest.raises(SystemExit):
+        credit.parse([])
+
+
+def test_a_run_says_all_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(CONTENDERS["DTP"], widths=(8, 8, 8))
+    monkeypatch.setitem(CONTENDERS, "DTP", small)
+    run = credit.train(JOB._replace(rule="DTP", choose=True))
+    assert 0 <= run["accuracy"] <= 100
+    assert run["lr"] in [small.lr * factor for factor in credit.FACTORS]
+    assert set(run["angles"]) == {f"layer.{i}" for i in range(1, 5)}
+    assert min(run["seconds"], run["memory"], run["updates"]) > 0
+    again = credit.train(JOB._replace(rule="DTP", choose=True))
+    assert again["accuracy"] == run["accuracy"]
+
+
+def run_of(rule: str, accuracy: float, seed: int = 0) -> dict[str, object]:
+    known = {"angle": 1.0, "seconds": 1.0, "memory": 1.0, "lr": 1.0, "epochs": 1}
+    return {"data": credit.MNIST, "rule": rule, "seed": seed, "accuracy": accuracy, **known}
+
+
+def test_bars_compare_with_back_propagation_and_with_published_rows() -> None:
+    runs = [run_of("BP", 98.0), run_of("BP", 98.2, 1), run_of("DTP", 97.8), run_of("DFA", 96.0)]
+    rows = credit.summarise(runs)
+    assert [row["rule"] for row in rows] == ["BP", "DFA", "DTP"]
+    assert rows[0]["accuracy"] == pytest.approx(98.1)
+    assert rows[0]["error_of_mean"] == pytest.approx(0.1)
+    bars = {bar["name"]: bar for bar in credit.judge(rows)}
+    assert bars["MNIST: points DTP is behind BP"]["value"] == pytest.approx(0.3)
+    assert bars["MNIST: points the best local rule is behind"]["holds"] is False
+    assert bars["MNIST: error of the sign network, %"]["holds"] is None
+    assert bars["MNIST, DFA: points behind its published row"]["value"] == pytest.approx(1.27)
+
+
+def test_a_file_keeps_the_runs_that_are_not_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "credit.json"
+    assert credit.earlier(path) == []
+    arguments = credit.parse(["--quick", "--json", str(path)])
+    credit.write(arguments, [run_of("BP", 98.0), run_of("DTP", 97.0)])
+    kept = credit.earlier(path)
+    assert [credit.key(run)[1] for run in kept] == ["BP", "DTP"]
+    assert {"rows", "bars", "runs"} <= set(json.loads(path.read_text(encoding="utf-8")))
+
+
+def test_fashion_is_read_from_its_files(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 28, 28), dtype=np.uint8)
+    classes = np.arange(12, dtype=np.uint8) % 10
+    for kind in ("train", "t10k"):
+        for what, head, part in (("images-idx3", 16, images), ("labels-idx1", 8, classes)):
+            content = bytes(head) + part.tobytes()
+            if kind == "train":
+                (tmp_path / f"{kind}-{what}-ubyte").write_bytes(content)
+            else:
+                (tmp_path / f"{kind}-{what}-ubyte.gz").write_bytes(gzip.compress(content))
+    digits = credit.load(JOB._replace(data=credit.FASHION, folder=tmp_path))
+    assert [len(part[0]) for part in digits] == [10, 2, 12]
+    torch.testing.assert_close(digits.test[0][3], torch.from_numpy(images[3]).flatten() / 255.0)
+    assert digits.validation[1].tolist() == [0, 1]

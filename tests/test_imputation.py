@@ -1,0 +1,209 @@
+"""Completed rows against exact conditionals, and that a row's draws are its own."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import zoo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from genprop import GenProp
+from genprop.conditional import Bernoulli
+from genprop.data import Batch
+from genprop.imputation import Filled, How, fill
+from genprop.model import Model
+from genprop.priors.gaussian import GaussianPrior
+from genprop.stack import Stack
+
+MANY = How("sir", draws=1000, samples=5000, khat=False)
+CHAINS = How("gibbs", draws=400, samples=100, sweeps=10, khat=False)
+
+
+def filled(model: Model, x: Tensor, seen: Tensor, how: How, seed: int = 0) -> Filled:
+    torch.manual_seed(seed)
+    return fill(model, Batch.of(x, seen), how, seed)
+
+
+@torch.no_grad()
+def exact_conditional(model: Model, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of the unseen given the seen in one row."""
+    law = zoo.exact_marginal(model)
+    cov, unseen = law.covariance_matrix, ~seen
+    gain = cov[unseen][:, seen] @ torch.linalg.inv(cov[seen][:, seen])
+    mean = law.loc[unseen] + gain @ (x[seen] - law.loc[seen])
+    return mean, cov[unseen][:, unseen] - gain @ cov[seen][:, unseen]
+
+
+@pytest.mark.parametrize("sizes", [(4, 2), (4, 3, 2)])
+@pytest.mark.parametrize("how", [MANY, CHAINS], ids=["sir", "gibbs"])
+def test_draws_have_the_exact_conditional_law(sizes: tuple[int, ...], how: How) -> None:
+    torch.manual_seed(0)
+    model = zoo.linear_gaussian(sizes)
+    x = zoo.exact_marginal(model).sample((1,))
+    for pattern in ([1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]):
+        seen = torch.tensor([pattern]).bool()
+        out = filled(model, x, seen, how)
+        drawn = out.x["x"][:, 0][:, ~seen[0]]
+        mean, covariance = exact_conditional(model, x[0], seen[0])
+        # as many draws as are kept, or as their paths were worth; five standard errors
+        n = float(how.draws)
+        if how.method == "sir" and any(pattern):
+            n = min(n, float(out.ess[0]))
+        spread = covariance.diagonal().sqrt()
+        assert ((drawn.mean(0) - mean).abs() < 5 * spread / n**0.5).all()
+        torch.testing.assert_close(
+            torch.cov(drawn.T).reshape(covariance.shape),
+            covariance,
+            rtol=0.0,
+            atol=7 * float(covariance.abs().max()) / n**0.5,
+        )
+
+
+def test_the_mean_is_the_conditional_mean() -> None:
+    torch.manual_seed(1)
+    model = zoo.linear_gaussian((4, 2))
+    x, seen = zoo.exact_marginal(model).sample((5,)), torch.rand(5, 4) < 0.5
+    out = filled(model, x, seen, How("mean", samples=5_000, khat=False))
+    for row in range(5):
+        mean, covariance = exact_conditional(model, x[row], seen[row])
+        found = out.x["x"][0, row][~seen[row]]
+        # the mean over paths of what they expect has a smaller error than that of draws
+        error = covariance.diagonal().sqrt() / float(out.ess[row]) ** 0.5
+        assert ((found - mean).abs() < 5 * error).all()
+
+
+def small() -> tuple[Model, Tensor, Tensor]:
+    torch.manual_seed(3)
+    model = zoo.linear_gaussian((4, 3, 2))
+    x = zoo.exact_marginal(model).sample((90,))
+    seen = torch.rand(90, 4) < 0.6
+    seen[:, 0] = True
+    seen[5] = False
+    return model, x, seen
+
+
+@settings(max_examples=3, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from(["sir", "gibbs", "auto", "mean"]))
+def test_a_row_gets_the_same_draws_in_any_batch_and_order(seed: int, method: str) -> None:
+    model, x, seen = small()
+    how = How(method, draws=1 if method == "mean" else 4, samples=30, sweeps=8, khat=False)
+    rng = np.random.default_rng(seed)
+    whole = filled(model, x, seen, how)
+    rows = torch.from_numpy(rng.permutation(90)[: rng.integers(1, 90)])
+    part = filled(model, x[rows], seen[rows], how, seed=0)
+    # sums over a batch may be rounded in another order
+    torch.testing.assert_close(part.x["x"], whole.x["x"][:, rows], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(part.ess, whole.ess[rows])
+
+
+def test_rows_that_hold_the_same_get_draws_of_their_own() -> None:
+    model, _, _ = small()
+    empty = torch.zeros(40, 4, dtype=torch.bool)
+    out = filled(model, torch.zeros(40, 4).double(), empty, How("sir", draws=50, khat=False))
+    drawn = out.x["x"].reshape(-1, 4)
+    assert len(drawn.unique(dim=0)) > 1900
+    law = zoo.exact_marginal(model)
+    error = law.variance.sqrt() / len(drawn) ** 0.5
+    assert ((drawn.mean(0) - law.mean).abs() < 5 * error).all()
+
+
+def test_another_seed_gives_other_draws() -> None:
+    model, x, seen = small()
+    how = How("sir", khat=False)
+    one, other = (filled(model, x, seen, how, seed).x["x"] for seed in (0, 1))
+    assert (one != other)[0][~seen].all()
+    assert torch.equal(one[0][seen], x[seen])
+
+
+def test_auto_turns_to_chains_where_few_paths_count() -> None:
+    model, x, seen = small()
+    with torch.no_grad():  # an encoder that knows nothing
+        for p in model.stacks["x"].layers[0].encoder.parameters():
+            p.mul_(0.1)
+    how = How("auto", draws=4, samples=200, khat=True)
+    out = filled(model, 2 * x, seen, how)
+    assert torch.equal(out.chained, out.ess < how.least_ess)
+    assert out.chained.any()
+    assert not out.chained.all()
+    assert out.acceptance[out.chained].isfinite().all()
+    assert out.acceptance[~out.chained].isnan().all()
+    assert out.khat[~out.chained].isfinite().all()
+
+
+def test_a_missing_modality_follows_the_prior_given_the_others() -> None:
+    torch.manual_seed(0)
+    joint = GaussianPrior(2, "full")
+    with torch.no_grad():
+        joint.below[1, 0] = 3.0
+    stacks = {n: zoo.linear_gaussian((2, 1)).named_stacks()[0][1] for n in ("a", "b")}
+    model = Model(stacks, joint).double()
+    a = zoo.exact_marginal(Model(stacks["a"], GaussianPrior(1).double())).sample((1,))
+    batch = Batch.of({"a": a, "b": torch.full((1, 2), float("nan"), dtype=torch.float64)})
+    A, b, scale = zoo.affine(stacks["a"][0].decoder)
+    # P(code a | a) by algebra, then the code of b given it, then b's mean
+    precision = 1 + (A[:, 0] ** 2 / scale**2).sum()
+    code_a = (A[:, 0] * (a[0] - b) / scale**2).sum() / precision
+    B, c, _ = zoo.affine(stacks["b"][0].decoder)
+    expected = B[:, 0] * 3.0 * code_a + c
+    for how in (How("sir", draws=5000, samples=10_000), How("mean", samples=10_000)):
+        out = fill(model, batch, how, 0)
+        drawn = out.x["b"][:, 0]
+        assert torch.equal(out.x["a"][0], a)
+        # five standard errors of 5,000 draws with weights; of a mean those of B times a code
+        spread = (B[:, 0].abs() * (1 + 9 / precision).sqrt()) if len(drawn) == 1 else drawn.std(0)
+        n = min(5000.0, float(out.ess[0]))
+        assert ((drawn.mean(0) - expected).abs() < 5 * spread / n**0.5).all()
+
+
+def test_whole_rows_come_back_as_they_are() -> None:
+    model = Model(Stack.build(Bernoulli(5), (3,)), GaussianPrior(3))
+    x = (torch.rand(4, 5) < 0.5).float()
+    assert torch.equal(fill(model, Batch.of(x), How(draws=2), 0).x["x"], x.expand(2, 4, 5))
+
+
+def test_memory_is_bounded_whatever_the_rows(monkeypatch) -> None:
+    model, x, seen = small()
+    expected = filled(model, x, seen, How("sir", draws=2, samples=100))
+    monkeypatch.setattr("genprop.likelihood.parts.NUMBERS_AT_ONCE", 5000)
+    found = filled(model, x, seen, How("sir", draws=2, samples=100))
+    torch.testing.assert_close(found.x["x"], expected.x["x"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "median"}, "method must be 'auto' or one of sir, gibbs, mean"),
+        ({"draws": 0}, "at least one draw"),
+        ({"method": "mean", "draws": 2}, "the mean is one number"),
+    ],
+)
+def test_impossible_requests_are_refused(arguments, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        How(**arguments)
+
+
+def test_users_get_draws_means_and_a_report() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(5, 2, (40, 3)), columns=list("abc"))
+    frame["d"] = rng.choice(["u", "v"], 40)
+    frame = frame.mask(rng.random(frame.shape) < 0.3)
+    frame.iloc[0] = [1.0, 2.0, 3.0, "u"]
+    frame.iloc[1] = np.nan
+    made = GenProp(hidden=(2,), units=(8,), epochs=2, verbose=0, random_state=0).fit(frame)
+    found = made.imputation(frame, draws=3, sweeps=8)
+    pd.testing.assert_frame_equal(found.draws, made.impute(frame, draws=3))
+    assert list(found.rows) == ["missing", "method", "ess", "khat", "acceptance", "rhat"]
+    assert found.rows["method"][0] == "none"
+    assert found.rows["missing"][1] == 4
+    assert found.report()["rows"].sum() == 40
+    assert "trust" in str(found)
+    one = made.impute(frame, draws=3).loc[2].iloc[[7]]
+    pd.testing.assert_frame_equal(made.impute(frame.iloc[[7]], draws=3).loc[2], one)
+    mean = made.impute(frame, method="mean").loc[0]
+    near = made.impute(frame, draws=400).groupby(np.tile(frame.index, 400))[["a"]]
+    hidden = frame["a"].isna()
+    difference = (near.mean()["a"] - mean["a"])[hidden]
+    # 400 draws of a column with a standard deviation of about 2
+    assert difference.abs().max() < 5 * 2 / 400**0.5

@@ -1,0 +1,142 @@
+"""The imputer in scikit-learn's hands, holes in groups of elements, and hidden cells."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from genprop import GenProp, GenPropImputer
+from genprop.data import Batch
+from genprop.hidden_cells import evaluate_hidden
+from genprop.imputer import table_settings
+
+QUICK = {"epochs": 2, "units": (8,)}
+TYPES_CHECKED = "these tests check types at run time"
+
+
+@parametrize_with_checks(
+    [GenPropImputer(settings=QUICK, samples=20, random_state=0)],
+    expected_failed_checks=lambda imputer: {
+        "check_do_not_raise_errors_in_init_or_set_params": TYPES_CHECKED,
+    },
+)
+def test_scikit_learn_contract(estimator, check) -> None:
+    check(estimator)
+
+
+def related(rows: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Five columns of one factor, and the same with a third of the cells missing."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(rows, 1)) * [1.0, -2.0, 3.0, 1.0, 0.5] + 0.3 * rng.normal(size=(rows, 5))
+    return X, np.where(rng.random(X.shape) < 0.3, np.nan, X)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> GenPropImputer:
+    return GenPropImputer(settings={"epochs": 80, "lr": 1e-2, "batch_size": 32}, samples=100, random_state=0).fit(related()[1])
+
+
+def test_it_beats_the_mean_on_rows_old_and_new(fitted: GenPropImputer) -> None:
+    for seed in (0, 1):
+        X, holes = related(seed=seed)
+        found = fitted.transform(holes)
+        assert np.array_equal(found[~np.isnan(holes)], X[~np.isnan(holes)])
+        error = ((found - X)[np.isnan(holes)] ** 2).mean()
+        plain = ((np.nanmean(holes, 0) - X)[np.isnan(holes)] ** 2).mean()
+        assert error < 0.5 * plain
+
+
+def test_a_row_alone_is_imputed_as_in_its_table(fitted: GenPropImputer) -> None:
+    holes = related(seed=2)[1]
+    whole = fitted.transform(holes)
+    for row in (0, 7, 63):
+        np.testing.assert_allclose(fitted.transform(holes[[row]])[0], whole[row], rtol=1e-5)
+
+
+def test_it_stands_in_a_pipeline_and_is_cross_validated() -> None:
+    X, holes = related(80)
+    imputer = GenPropImputer(settings=QUICK, samples=20, add_indicator=True, random_state=0)
+    pipeline = make_pipeline(imputer, LogisticRegression())
+    scores = cross_val_score(pipeline, holes, X[:, 0] > 0, cv=2)
+    assert np.isfinite(scores).all()
+    assert clone(imputer).get_params() == imputer.get_params()
+
+
+def test_frames_names_and_indicators() -> None:
+    holes = pd.DataFrame(related(60)[1], columns=list("abcde"), index=range(5, 65))
+    holes["a"] = holes["a"].fillna(0.0)
+    imputer = GenPropImputer(settings=QUICK, samples=20, add_indicator=True, random_state=0)
+    whole = imputer.fit(holes).set_output(transform="pandas").transform(holes)
+    names = [*"abcde", *(f"missingindicator_{c}" for c in "bcde")]
+    assert list(whole.columns) == names == list(imputer.get_feature_names_out())
+    assert whole.index.equals(holes.index)
+    assert (whole["missingindicator_b"].astype(bool) == holes["b"].isna()).all()
+    named = make_column_transformer((imputer, list("abcde"))).fit(holes)
+    assert list(named.get_feature_names_out()) == [f"genpropimputer__{n}" for n in names]
+    with pytest.raises(ValueError, match="feature names"):
+        imputer.transform(holes.rename(columns={"a": "z"}))
+
+
+def test_mixed_tables_keep_their_types() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"n": rng.normal(size=50), "c": rng.choice(["u", "v"], 50)})
+    frame["k"] = pd.array(rng.poisson(2, 50), dtype="Int64")
+    frame = frame.mask(rng.random(frame.shape) < 0.3)
+    imputer = GenPropImputer(settings=QUICK, samples=20, visible={"k": "count"}, random_state=0)
+    whole = imputer.fit_transform(frame)
+    assert whole.notna().all(axis=None)
+    assert (whole.dtypes == frame.dtypes).all()
+    assert set(whole["c"]) <= {"u", "v"}
+    draws = imputer.impute(frame, draws=30)
+    found = evaluate_hidden(imputer, frame, 0.3, draws=20, random_state=0)
+    assert set(found.numbers.index) == {"n", "k"}
+    assert list(found.categories.index) == ["c"]
+    assert len(draws) == 30 * 50
+
+
+def test_a_well_specified_model_is_calibrated_on_hidden_cells(fitted: GenPropImputer) -> None:
+    found = evaluate_hidden(fitted, related(seed=3)[0], 0.3, draws=39, random_state=0)
+    # trained for a few seconds only; 300 hidden cells have a standard error of 2 %
+    assert 0.75 < found.coverage(0.9) < 1.0
+    assert found.mean("crps") < 0.4
+
+
+def test_a_models_size_follows_the_table() -> None:
+    small, wide = table_settings(40, 8), table_settings(5000, 500)
+    assert small["hidden"] == (4,)
+    assert wide["hidden"] == (50,)
+    assert table_settings(1_000_000, 20)["epochs"] < table_settings(20_000, 20)["epochs"]
+    made = GenPropImputer(settings={"hidden": (3,), **QUICK}, random_state=0).fit(related(30)[1])
+    assert made.settings_["hidden"] == (3,)
+    assert made.settings_["dropout"] == 0.2
+
+
+def test_hiding_takes_whole_groups() -> None:
+    torch.manual_seed(0)
+    batch = Batch.of(torch.ones(500, 6)).hide(1.0, {"x": (1, 3, 2)})
+    seen = batch.seen["x"]
+    assert seen is not None
+    assert (seen[:, 1:4] == seen[:, 1:2]).all()
+    assert (seen[:, 4:] == seen[:, 4:5]).all()
+    assert (seen[:, 0] != seen[:, 1]).any()
+    assert (seen[:, 1] != seen[:, 4]).any()
+
+
+def test_training_hides_whole_categories(monkeypatch) -> None:
+    told = []
+    original = Batch.hide
+
+    def hide(self, probability, sizes=None, *more):
+        told.append(sizes)
+        return original(self, probability, sizes, *more)
+
+    monkeypatch.setattr(Batch, "hide", hide)
+    frame = pd.DataFrame({"c": list("abc") * 10, "n": np.arange(30) % 7 * 0.3})
+    GenProp(hidden=(2,), epochs=1, verbose=0, random_state=0).fit(frame)
+    assert told[0] == {"x": (1, 3)}

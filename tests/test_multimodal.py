@@ -1,0 +1,206 @@
+"""Several modalities under one top: any of them missing, labels among them."""
+
+import numpy as np
+import pytest
+import torch
+
+from genprop.build import build_model
+from genprop.columns import Columns
+from genprop.conditional import Bernoulli, Categorical, Family, Gaussian
+from genprop.data import Batch
+from genprop.estimator import GenProp
+from genprop.likelihood.exact import exact
+from genprop.likelihood.importance import importance
+from genprop.model import Model
+from genprop.prediction import label_proba
+from genprop.rules.backprop import Backprop
+from genprop.rules.rule import Rule, climb
+from genprop.rules.target import TargetPropagation
+from genprop.rules.wake_sleep import ReweightedWakeSleep
+
+VISIBLE: dict[str, Family] = {"x": Gaussian(3), "y": Categorical([2]), "z": Bernoulli(2)}
+BLOBS = 200
+
+
+def joint_model(hidden: object, latent: str = "gaussian", **visible: Family) -> Model:
+    parts = {
+        "hidden": hidden,
+        "latent": latent,
+        "top": (2,),
+        "prior": "auto",
+        "units": (5,),
+        "activation": "tanh",
+        "skip": True,
+        "dropout": 0.0,
+    }
+    torch.manual_seed(0)
+    return build_model(parts, visible or VISIBLE).double()
+
+
+def rows(seen: list[list[bool]]) -> Batch:
+    """Three modalities, of which each row shows those that are named."""
+    torch.manual_seed(1)
+    label = torch.eye(2)[torch.arange(len(seen)) % 2]
+    x = {"x": torch.randn(len(seen), 3), "y": label, "z": torch.ones(len(seen), 2)}
+    masks = torch.tensor(seen)
+    batch = {n: v.double() for n, v in x.items()}
+    return Batch.of(
+        batch, {n: masks[:, i, None].expand_as(v) for i, (n, v) in enumerate(batch.items())}
+    )
+
+
+def blobs() -> dict[str, np.ndarray]:
+    """Two clusters that a label names, seen from two sides."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(2, size=BLOBS)
+    side = np.where(label, 2.0, -2.0)[:, None]
+    left, right = side + rng.normal(size=(BLOBS, 2)), rng.normal(size=(BLOBS, 1)) - side
+    return {"left": left, "right": right, "label": np.array(["no", "yes"])[label]}
+
+
+@pytest.fixture(scope="module")
+def fitted() -> GenProp:
+    model = GenProp(
+        hidden=(), top=(2,), units=(16,), skip=True, epochs=60, lr=5e-3, random_state=0, verbose=0
+    )
+    return model.fit(blobs())
+
+
+def test_layers_above_all_codes_know_every_modality_in_its_own_family() -> None:
+    model = joint_model({"x": (2,), "y": (), "z": ()})
+    assert isinstance(model.prior, Model)
+    (_, joint), *_ = model.prior.named_stacks()
+    family = joint[0].decoder.family
+    assert isinstance(family, Columns)
+    assert [type(each) for each in family.blocks] == [Gaussian, Categorical, Bernoulli]
+    assert [name for name, _ in model.all_stacks()] == ["x", "y", "z", "prior.joint"]
+
+
+@pytest.mark.parametrize("hidden", [(), {"x": (2,), "y": (), "z": ()}])
+def test_what_is_under_a_mask_is_not_noticed(hidden: object) -> None:
+    model = joint_model(hidden)
+    batch = rows([[True, False, True], [False, True, False], [True, True, True], [False] * 3])
+    other = Batch(
+        {n: torch.where(m, batch.x[n], 7.0) for n, m in batch.seen.items() if m is not None},
+        batch.seen,
+    )
+    losses = []
+    for each in (batch, other):
+        torch.manual_seed(2)
+        shown = Batch.of(each.x, each.seen)
+        losses.append([term.value for term in TargetPropagation(3)(model, shown)])
+    assert losses[0] == losses[1]
+
+
+def test_encoders_notice_nothing_of_what_they_are_not_told_but_decoders_do() -> None:
+    model, batch = joint_model(()), rows([[True, True, True]] * 4)
+    told = {n: torch.zeros_like(x, dtype=torch.bool) for n, x in batch.x.items()}
+    told["x"] = ~told["x"]
+    other = {n: x if n == "x" else x.roll(1, 0) for n, x in batch.x.items()}
+    found = []
+    for x in (batch.x, other):
+        torch.manual_seed(2)
+        blind = Batch(x, batch.seen, told)
+        passages = list(climb(model, blind, torch.Size((3,))))
+        found.append([(p.q.mean, p.reconstruction) for p in passages])
+    for (q, cost), (other_q, other_cost) in zip(*found, strict=True):
+        assert torch.equal(q, other_q)
+        assert not torch.equal(cost, other_cost)
+
+
+@pytest.mark.parametrize(
+    "rule", [TargetPropagation(3), Backprop(3, "dreg"), ReweightedWakeSleep(3)]
+)
+def test_blind_rows_still_have_a_bound_below_the_likelihood(rule: Rule) -> None:
+    model, batch = joint_model(()), rows([[True, True, True]] * 4)
+    torch.manual_seed(0)
+    seen = [sum(t.account.get("bound", 0.0) for t in rule(model, batch)) for _ in range(200)]
+    blind = [
+        sum(t.account.get("bound", 0.0) for t in rule(model, batch.hide(1.0, explain=True)))
+        for _ in range(200)
+    ]
+    truth = -importance(model, batch, 20_000).mean
+    # -log P(x) lies below every negative bound, within four standard errors of these
+    for bounds in (seen, blind):
+        values = torch.stack([torch.as_tensor(b) for b in bounds])
+        assert values.mean() > truth - 4 * values.std() / len(values) ** 0.5
+
+
+@pytest.mark.parametrize("hidden", [(), {"x": (2,), "y": (), "z": ()}])
+def test_every_pattern_is_completed_in_one_call(hidden: object) -> None:
+    model = joint_model(hidden)
+    batch = rows([[True, False, True], [False, True, False], [True, True, True], [False] * 3])
+    x, _ = model.complete(batch, draws=50)
+    for name, mask in batch.seen.items():
+        assert mask is not None
+        assert torch.equal(x[name][:, mask], batch.x[name][mask].expand(50, -1))
+        assert x[name][:, ~mask].std(0).gt(0).any()
+    assert torch.equal(x["y"].sum(-1), torch.ones(50, 4).double())
+
+
+def test_probabilities_of_a_label_are_those_of_the_enumerated_model() -> None:
+    model = joint_model((), "bernoulli", x=Bernoulli(3), y=Categorical([3]))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(2)
+    batch = Batch.of({"x": torch.eye(3).double(), "y": torch.zeros(3, 3).double()})
+    assert isinstance(model.prior, Model)  # of both modalities side by side
+    told = [model.prior.batch(torch.cat([batch.x["x"], y.expand(3, 3)], -1)) for y in torch.eye(3)]
+    joint = np.exp(np.stack([exact(model.prior, each).log_prob for each in told], 1))
+    torch.manual_seed(0)
+    found = label_proba(model, batch, "y", torch.eye(3), samples=4000)
+    np.testing.assert_allclose(found.proba.sum(1), 1)
+    expected = joint / joint.sum(1, keepdims=True)
+    # nine values, each within four of its standard errors
+    assert (np.abs(found.proba - expected) < 4 * found.std_error).all()
+    assert found.std_error.max() < 0.02
+
+
+def test_labels_are_predicted_from_whatever_is_there(fitted: GenProp) -> None:
+    X = blobs()
+    assert list(fitted.classes()) == ["no", "yes"]
+    for given in (["left"], ["right"], ["left", "right"], ["left", "right", "label"]):
+        told = {name: X[name] for name in given}
+        assert (fitted.predict(told, random_state=0) == X["label"]).mean() > 0.9
+    proba = fitted.predict_proba({"left": X["left"]}, random_state=0)
+    assert proba.shape == (BLOBS, 2)
+    np.testing.assert_allclose(proba.sum(1), 1)
+
+
+def test_a_modality_that_is_left_out_is_drawn(fitted: GenProp) -> None:
+    label = np.array(["yes", "no"])
+    drawn = fitted.sample(200, given={"label": label}, random_state=0)
+    assert drawn["left"].shape == (200, 2, 2)
+    assert (drawn["label"][..., 0] == label).all()
+    assert (drawn["left"].mean(0) * [[1], [-1]] > 1).all()
+    assert (drawn["right"].mean(0)[:, 0] * [-1, 1] > 1).all()
+
+
+def test_it_comes_back_from_a_file(fitted: GenProp, tmp_path) -> None:
+    fitted.save(tmp_path)
+    again, told = GenProp.load(tmp_path), {"right": blobs()["right"][:5]}
+    expected = fitted.predict_proba(told, random_state=1)
+    np.testing.assert_allclose(again.predict_proba(told, random_state=1), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.predict({"left": np.zeros((2, 2))}, modality="left"), "is no label"),
+        (lambda m: m.predict({"left": np.zeros((2, 2))}, modality="up"), "no modality 'up'"),
+        (lambda m: m.predict({"up": np.zeros((2, 2))}), "fitted on modalities"),
+        (lambda m: m.impute({}), "fitted on modalities"),
+        (lambda m: m.impute({"label": ["perhaps"]}), "new category 'perhaps'"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(fitted: GenProp, call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(fitted)
+
+
+def test_several_labels_must_be_named() -> None:
+    X = {**blobs(), "other": np.arange(BLOBS) % 3}
+    model = GenProp(hidden=(), top=(2,), epochs=1, random_state=0, verbose=0).fit(X)
+    with pytest.raises(ValueError, match="2 are labels; say which"):
+        model.predict({"left": X["left"]})
+    assert set(model.predict({"left": X["left"]}, modality="other")) <= {0, 1, 2}
