@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from genprop.multiple import pool
+
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
 
@@ -31,7 +33,15 @@ def test_readme_second_code_runs():
     names = run(BLOCKS[1])
     assert (names["label"] == names["digits"].target[1400:]).mean() > 0.7
     assert names["images"].shape == (10, 2, 64)
-    assert len(BLOCKS) == 2
+
+
+def test_readme_third_code_runs(capsys):
+    names = run(BLOCKS[2])
+    assert names["filled"].notna().all(axis=None)
+    assert (names["filled"].dtypes == names["whole"].dtypes).all()
+    low, high = pool(names["means"]["mean"], names["means"]["sem"] ** 2).interval()
+    assert low < names["whole"]["alcohol"].mean() < high
+    assert len(BLOCKS) == 3
 
 
 def test_readme_example_is_ten_lines():
