@@ -42,6 +42,7 @@ class Contender:
         settings: of the trainer beside these.
         epochs: of the rule's own weights alone, first.
         residual: whether hidden layers are residual.
+        last: unit of the output.
         published: test accuracy in percent, by data.
         source: of the published row.
     """
@@ -55,13 +56,14 @@ class Contender:
     settings: dict[str, Any] = field(default_factory=dict)
     warmup: int = 0
     residual: bool = False
+    last: str = "identity"
     published: dict[str, float] = field(default_factory=dict)
     source: str = ""
 
     def network(self, inputs: int, outputs: int) -> CreditNetwork:
         """A fresh network."""
         return CreditNetwork.build(
-            inputs, self.widths, outputs, self.unit, self.cost, self.residual
+            inputs, self.widths, outputs, self.unit, self.cost, self.residual, self.last
         )
 
     def trainer(self, epochs: int, minutes: float, factor: float = 1.0) -> CreditTrainer:
@@ -87,7 +89,7 @@ def _targets(network: CreditNetwork, loss: str, noise: float, **settings: Any) -
 
 
 MOMENTUM: dict[str, Any] = {"optimizer": partial(torch.optim.SGD, momentum=0.9)}
-CLIPPED: dict[str, Any] = {"widths": (500,), "unit": "clip", "cost": "squared"}
+CLIPPED: dict[str, Any] = {"widths": (500,), "unit": "clip", "cost": "squared", "last": "clip"}
 PERCEPTRONS: dict[str, Contender] = {
     "BP": Contender(back_propagation, 1e-3, **_published(98.19, 89.58)),
     "FA": Contender(FeedbackAlignment, 1e-3, **_published(96.96, 87.38)),
@@ -115,8 +117,9 @@ PERCEPTRONS: dict[str, Contender] = {
     ),
     "PC": Contender(lambda network: PredictiveCoding(14, 0.2), 1e-3),
     "PC-ALM": Contender(lambda network: PredictiveCoding(14, 0.25, dual=1.0), 1e-3),
-    # Adam makes as much of the smallest correlation as of the output's own error
-    "SBD": Contender(lambda network: ScoreBroadcast(network, 0.9), 0.05, settings=MOMENTUM),
+    "SBD": Contender(
+        lambda network: ScoreBroadcast(network, 0.9999, start=0.3), 0.05, settings=MOMENTUM
+    ),
     "SAL": Contender(
         lambda network: SpikeAlignment(network, chains=50), 1e-3, feedback=3e-3, warmup=1
     ),

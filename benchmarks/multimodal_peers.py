@@ -17,6 +17,7 @@ RIDGE, NEIGHBOURS, PACKAGE = "ridge regression", "nearest neighbours", "multivae
 ALPHAS = np.logspace(-1, 4, 11)
 NEAREST = 8  # rows, weighted by distance, whose mean is the regression of neighbours
 UNITS, LATENT, RATE = 256, 64, 1e-3
+SAMPLES = 1  # of each code in an update of the mixtures; their default of 10 costs ten times more
 SHARED, PRIVATE = 40, 4  # of models with codes of their own for six views: 40 + 6 · 4 = 64
 JOINT_ONLY = "JNF"  # trained in two stages, on rows without holes; samples by Hamiltonian chains
 MIXTURES = ("MMVAEPlus", "CMVAE")  # a call takes one given view at random for all its draws
@@ -32,6 +33,7 @@ class Effort(NamedTuple):
     Attributes:
         epochs: of training.
         draws: of each hidden view.
+        paths: of genprop, of which each draw is one.
         train: rows, or None for all of the split's.
         test: rows, or None for all of the split's.
         chained: test rows of the peer that samples by long chains.
@@ -41,9 +43,10 @@ class Effort(NamedTuple):
 
     epochs: int = 400
     draws: int = 20
+    paths: int = 200
     train: int | None = None
     test: int | None = None
-    chained: int = 100
+    chained: int = 50
     chain: int = 100
     batch: int = 100
 
@@ -150,7 +153,7 @@ def _built(name: str, widths: dict[str, int], effort: Effort) -> Any:
 
     private = name in MIXTURES
     latent, style = (SHARED, PRIVATE) if private else (LATENT, 0)
-    settings: dict[str, Any] = {"modalities_specific_dim": style} if private else {}
+    settings: dict[str, Any] = {"modalities_specific_dim": style, "K": SAMPLES} if private else {}
     parts: dict[str, Any] = {}
     encoders = {key: _encoder(width, latent, style) for key, width in widths.items()}
     config_class = getattr(models, f"{name}Config")
@@ -189,8 +192,9 @@ def _encoder(width: int, latent: int, style: int) -> nn.Module:
             )
 
         def forward(self, x: Tensor) -> Any:
-            sizes = [latent, latent, style, style]
-            mean, log_var, own_mean, own_log_var = self.net(x).split(sizes, -1)
+            parts = self.net(x).split([latent, latent, style, style], -1)
+            # copies, as some models write into them where a view is missing
+            mean, log_var, own_mean, own_log_var = (part.clone() for part in parts)
             out = ModelOutput(embedding=mean, log_covariance=log_var)
             if style:
                 out["style_embedding"], out["style_log_covariance"] = own_mean, own_log_var

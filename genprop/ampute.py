@@ -68,7 +68,8 @@ def hide(table: Any, mask: Mask) -> Any:
         array = np.asarray(table)
         if array.dtype.kind in "biu":
             array = array.astype(float)
-        return np.where(mask, np.nan if array.dtype.kind == "f" else None, array)
+        nothing: Any = np.nan if array.dtype.kind == "f" else None
+        return np.where(mask, nothing, array)
     hidden = table.copy()
     for number in range(table.shape[1]):
         if mask[:, number].any():

@@ -69,10 +69,20 @@ def psislw(log_w: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
         if _is_first_line(arviz):
             smoothed, shape = arviz.psislw(log_w.copy())
         else:
-            from arviz_stats.base import array_stats
-
-            smoothed, shape = array_stats.psislw(log_w.copy(), axis=-1)
+            smoothed, shape = _psislw_of_second_line(log_w)
     return np.asarray(smoothed), np.atleast_1d(shape)
+
+
+def _psislw_of_second_line(log_w: NDArray[np.float64]) -> tuple[Any, Any]:
+    from arviz_stats.base import array_stats
+
+    try:
+        return array_stats.psislw(log_w.copy(), axis=-1)
+    except ValueError:  # some row's largest weights are all equal: nothing is to be smoothed in it
+        if len(log_w) == 1:
+            return log_w, np.array([-np.inf])
+    smoothed, shape = zip(*(_psislw_of_second_line(row[None]) for row in log_w), strict=True)
+    return np.concatenate(smoothed), np.concatenate([np.atleast_1d(k) for k in shape])
 
 
 def _dataset(variables: Mapping[str, Labelled], coords: Mapping[str, Sequence[Any]]) -> Any:

@@ -95,8 +95,6 @@ def calibration(
     >>> calibration(truth, draws, np.ones((2, 1), dtype=bool)).numbers["coverage_90"].item()
     1.0
     """
-    import pandas as pd
-
     frame, drawn = _aligned(truth, draws)
     if hidden.shape != frame.shape or not hidden.any():
         raise ValueError(
@@ -104,7 +102,9 @@ def calibration(
             f"{np.shape(hidden)} and {int(np.sum(hidden))} of them"
         )
     generator = np.random.default_rng(random_state)
-    numbers, categories, pit = [], [], {}
+    numbers: list[dict[str, Any]] = []
+    categories: list[dict[str, Any]] = []
+    pit: dict[str, Numbers] = {}
     for place, name in enumerate(map(str, frame.columns)):
         mask = hidden[:, place]
         if not mask.any():
@@ -115,9 +115,7 @@ def calibration(
         else:
             told, pit[name] = _of_numbers(_floats(column), mask, values, levels, generator)
             numbers.append({"column": name, **told})
-    tables = [pd.DataFrame(part).set_index("column") if part else pd.DataFrame() for part in (
-        numbers, categories)]  # fmt: skip
-    return Calibration(*tables, pit)
+    return Calibration(_table(numbers), _table(categories), pit)
 
 
 def crps(truth: Numbers, draws: Numbers) -> Numbers:
@@ -138,6 +136,12 @@ def crps(truth: Numbers, draws: Numbers) -> Numbers:
     apart = 2 * (weights[:, None] * ordered).sum(0) / (count * max(1, count - 1))
     score: Numbers = np.abs(draws - truth).mean(0) - 0.5 * apart
     return score
+
+
+def _table(lines: list[dict[str, Any]]) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.DataFrame(lines).set_index("column") if lines else pd.DataFrame()
 
 
 def _of_numbers(

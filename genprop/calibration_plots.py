@@ -37,7 +37,9 @@ def calibration_plot(found: Calibration) -> "Figure":
 
 
 def _draw_coverage(axes: "Axes", found: Calibration) -> None:
-    levels = [float(n.split("_")[1]) / 100 for n in map(str, found.numbers) if n.startswith("coverage")]
+    levels = [
+        float(n.split("_")[1]) / 100 for n in map(str, found.numbers) if n.startswith("coverage")
+    ]
     for (_, line), colour in zip(
         found.numbers.iterrows(), colours(len(found.numbers)), strict=True
     ):

@@ -231,11 +231,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return self._imputed(X, How(method, draws, samples, khat=False), random_state).draws
 
     def imputation(self, X: Data, *, random_state: Any = None, **how: Any) -> Imputed:
-        """What ``impute`` gives, with ESS, Pareto k-hat and R-hat of each row.
-
-        Args:
-            X, random_state, how: as for ``impute``; and ``sweeps`` of each chain.
-        """
+        """What ``impute`` gives, with ESS, k-hat and R-hat of each row; ``how`` as there."""
         return self._imputed(X, How(**how), random_state)
 
     def log_likelihood(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genprop.conditional import Autoregressive
 from genprop.convergence import convergence
 from genprop.data import Batch
 from genprop.distributions import Product
@@ -51,7 +52,7 @@ class How:
     method: str = "auto"
     draws: int = 1
     samples: int = 200
-    sweeps: int = 50
+    sweeps: int = 200
     khat: bool = True
 
     def __post_init__(self) -> None:
@@ -142,16 +143,34 @@ def fill(
 
 
 def _parts(model: Model, batch: Batch, how: How, seed: int) -> Iterator[tuple[Batch, int, Tensor]]:
-    """Always as many rows, the last part filled up with its last row; how many are wanted; keys."""
-    masks = [seen.double() for seen in batch.seen.values() if seen is not None]
+    """Always as many rows, the last of which shows nothing; how many are wanted; the rows' keys.
+
+    What is drawn, and in what order, must not depend on the rows that come together. So each part
+    has masks, and a row of the kind for which more has to be drawn.
+    """
+    masks = [
+        torch.ones_like(x) if seen is None else seen.to(x.dtype)
+        for x, seen in zip(batch.x.values(), batch.seen.values(), strict=True)
+    ]
     keys = keys_of([*batch.x.values(), *masks], seed).to(model.like.device)
     chains = max(how.draws, FEWEST_CHAINS)
     effort = max(how.samples, chains)
     most = min(ROWS, PATHS // effort, rows_at_once(model, effort))
-    size = distinct(max(1, most), _other_sizes(model, how) | {chains})
-    for start in range(0, batch.rows, size):
+    size = distinct(max(2, most), _other_sizes(model, how) | {chains})
+    for start in range(0, batch.rows, size - 1):
         index = torch.arange(start, start + size).clamp(max=batch.rows - 1).to(keys.device)
-        yield batch.take(index), min(size, batch.rows - start), keys[index]
+        wanted = min(size - 1, batch.rows - start)
+        yield _ending_empty(batch.take(index)), wanted, keys[index]
+
+
+def _ending_empty(batch: Batch) -> Batch:
+    masks = {n: torch.ones_like(x, dtype=torch.bool) for n, x in batch.x.items()}
+    for name, mask in masks.items():
+        seen = batch.seen[name]
+        masks[name] = mask.clone() if seen is None else seen.clone()
+        masks[name][-1] = False
+    x = {name: torch.where(mask, batch.x[name], 0) for name, mask in masks.items()}
+    return Batch(x, dict(masks))
 
 
 def _other_sizes(model: Model, how: How) -> set[int]:
@@ -189,7 +208,9 @@ def _drawn(model: Model, batch: Batch, how: How, keys: Tensor) -> Filled:
 
 
 def _has_chains(model: Model) -> bool:
-    return model.has_layers and isinstance(model.summit, DensityPrior)
+    """Whether there are, whatever a row shows: sums over the unseen must be exact."""
+    chained = any(isinstance(part, Autoregressive) for part in model.modules())
+    return model.has_layers and isinstance(model.summit, DensityPrior) and not chained
 
 
 def _chains(model: Model, batch: Batch, how: How) -> Filled:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 UNRELIABLE = 0.7  # k-hat
-APART = 1.05  # R-hat
+APART = 1.1  # R-hat
 
 
 @dataclass(frozen=True)

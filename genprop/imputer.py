@@ -164,7 +164,7 @@ def table_settings(rows: int, columns: int) -> dict[str, Any]:
         "hide": 0.3,
         "samples": 5,
         "optimizer": "adamw",
-        "lr": 2e-3,
+        "lr": 6e-3,
         "schedule": "onecycle",
         "batch_size": batch,
         "epochs": int(min(800, max(5, math.ceil(UPDATES * batch / rows)))),

@@ -27,7 +27,8 @@ FACES = (
 )
 # Lowest first: a module imports from the floors below its own.
 FLOORS = (
-    ("shapes", "seeds", "convergence", "arviz_api", "column_choice", "multiple", "ampute", "calibration"),
+    ("shapes", "seeds", "convergence", "arviz_api"),
+    ("column_choice", "multiple", "ampute", "calibration"),
     ("nets", "distributions", "column_code", "row_noise"),
     ("multivariate", "logistic", "student", "counts", "autoregressive", "corruption"),
     ("mixture", "diffusion", "denoiser", "flows", "guide"),
@@ -53,7 +54,7 @@ FLOORS = (
     ("priors.*", "samplers.*"),
     ("rules.*", "likelihood.*"),
     ("progress", "codes"),
-    ("train", "impute", "imputation", "build", "prediction"),
+    ("train", "imputation", "build", "prediction"),
     ("imputed",),
     ("credit.*",),
     FACES,

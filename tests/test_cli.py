@@ -161,6 +161,29 @@ def test_observed_cells_come_back_letter_by_letter(genprop: Genprop, model: Path
         assert all(new == old if old else new for old, new in zip(rows[row], line[2:], strict=True))
 
 
+def test_one_step_fits_and_imputes_a_table_of_many_kinds(genprop: Genprop) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"n": rng.normal(size=30), "c": rng.choice(["u", "v"], 30)})
+    frame.mask(rng.random(frame.shape) < 0.3).to_csv("holes.csv", index=False)
+    done = genprop("impute", "holes.csv", "--fit", "--draws", 2, "--out", "full.csv", "--seed", 1)
+    assert "c: category (2 different texts)" in " ".join(done.err.split())
+    assert "Wrote 2 completions of holes.csv to full.csv" in done.err
+    assert pd.read_csv("full.csv").notna().all(axis=None)
+    two = genprop("impute", "holes.csv", "--draws", 2, "--out", "full.csv")
+    assert two.status == 2
+    assert "Expected MODELDIR and DATA, or --fit and DATA" in two.err
+
+
+def test_hidden_cells_are_drawn_and_compared(genprop: Genprop, model: Path) -> None:
+    table().to_csv("rows.csv", index=False)
+    words = ("evaluate", model, "rows.csv", "--hide", 0.3, "--draws", 5, "--seed", 0)
+    told = json.loads(genprop(*words, "--json").out)
+    assert told["rate"] == 0.3
+    assert told["mechanism"] == "mcar"
+    assert {**told["numbers"], **told["categories"]}
+    assert "30% of the cells, mcar; 5 draws" in genprop(*words).out
+
+
 def test_names_of_rows_are_kept(genprop: Genprop, model: Path) -> None:
     named = table(3).set_index(pd.Index(["ann", "bob", "cid"], name="who"))
     named.to_csv("rows.csv")
@@ -324,7 +347,7 @@ def test_toml_errors_are_sentences(genprop: Genprop, content: str, sentence: str
         ("fit rows.csv --out new --key a", "The key 'a' names an array of an .npz archive"),
         ("fit none.csv --out new", "Expected a data file at none.csv, but there is none."),
         ("fit empty.csv --out new", "Expected empty.csv to be a CSV table"),
-        ("fit words.csv --out new", "column 'b' holds"),
+        ("fit words.csv --out new --visible gaussian", "column 'b' holds"),
         ("fit rows.csv --out rows.csv", "Expected a folder at rows.csv, but rows.csv is a file."),
         ("fit rows.csv --out foreign", "foreign/config.json was not written by genprop"),
         ("sample none --out new.csv", "a saved model is a directory, but there is none at none"),

@@ -38,7 +38,10 @@ def exact_conditional(model: Model, x: Tensor, seen: Tensor) -> tuple[Tensor, Te
 
 @pytest.mark.parametrize("sizes", [(4, 2), (4, 3, 2)])
 @pytest.mark.parametrize("how", [MANY, CHAINS], ids=["sir", "gibbs"])
-def test_draws_have_the_exact_conditional_law(sizes: tuple[int, ...], how: How) -> None:
+def test_draws_have_the_exact_conditional_law(
+    sizes: tuple[int, ...], how: How, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genprop.imputation.PATHS", 1)
     torch.manual_seed(0)
     model = zoo.linear_gaussian(sizes)
     x = zoo.exact_marginal(model).sample((1,))
@@ -61,7 +64,8 @@ def test_draws_have_the_exact_conditional_law(sizes: tuple[int, ...], how: How) 
         )
 
 
-def test_the_mean_is_the_conditional_mean() -> None:
+def test_the_mean_is_the_conditional_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genprop.imputation.PATHS", 1)
     torch.manual_seed(1)
     model = zoo.linear_gaussian((4, 2))
     x, seen = zoo.exact_marginal(model).sample((5,)), torch.rand(5, 4) < 0.5
@@ -122,17 +126,20 @@ def test_auto_turns_to_chains_where_few_paths_count() -> None:
     with torch.no_grad():  # an encoder that knows nothing
         for p in model.stacks["x"].layers[0].encoder.parameters():
             p.mul_(0.1)
-    how = How("auto", draws=4, samples=200, khat=True)
+    how = How("auto", draws=4, samples=200, sweeps=10)
     out = filled(model, 2 * x, seen, how)
     assert torch.equal(out.chained, out.ess < how.least_ess)
     assert out.chained.any()
     assert not out.chained.all()
     assert out.acceptance[out.chained].isfinite().all()
     assert out.acceptance[~out.chained].isnan().all()
-    assert out.khat[~out.chained].isfinite().all()
+    assert not out.khat.isnan().any()
 
 
-def test_a_missing_modality_follows_the_prior_given_the_others() -> None:
+def test_a_missing_modality_follows_the_prior_given_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("genprop.imputation.PATHS", 1)
     torch.manual_seed(0)
     joint = GaussianPrior(2, "full")
     with torch.no_grad():
@@ -202,7 +209,7 @@ def test_users_get_draws_means_and_a_report() -> None:
     one = made.impute(frame, draws=3).loc[2].iloc[[7]]
     pd.testing.assert_frame_equal(made.impute(frame.iloc[[7]], draws=3).loc[2], one)
     mean = made.impute(frame, method="mean").loc[0]
-    near = made.impute(frame, draws=400).groupby(np.tile(frame.index, 400))[["a"]]
+    near = made.impute(frame, draws=400, method="sir").groupby(np.tile(frame.index, 400))[["a"]]
     hidden = frame["a"].isna()
     difference = (near.mean()["a"] - mean["a"])[hidden]
     # 400 draws of a column with a standard deviation of about 2

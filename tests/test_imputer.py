@@ -39,7 +39,8 @@ def related(rows: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def fitted() -> GenPropImputer:
-    return GenPropImputer(settings={"epochs": 80, "lr": 1e-2, "batch_size": 32}, samples=100, random_state=0).fit(related()[1])
+    settings = {"epochs": 80, "lr": 1e-2, "batch_size": 32}
+    return GenPropImputer(settings=settings, samples=100, random_state=0).fit(related()[1])
 
 
 def test_it_beats_the_mean_on_rows_old_and_new(fitted: GenPropImputer) -> None:

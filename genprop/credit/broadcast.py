@@ -18,7 +18,10 @@ class ScoreBroadcast(CreditRule):
     ½‖R_l‖² through its own h_l, the mean of ⟨h_l, sg R_l s⟩ over rows (the factor 1 - m left out).
     Against collapse also ``power`` · Σ_i ½(mean h_i² - P)² and -``entropy`` · ½ log det(Σ_l + εI),
     Σ_l averaged as R_l is. For squared cost s is the error (error broadcast and decorrelation);
-    for cross-entropy softmax(o) - y (score broadcast).
+    for cross-entropy softmax(o) - y (score broadcast). R_l starts at zero or, with ``start``, as
+    noise: then it is direct feedback alignment at first, for as long as the memory lasts. That
+    matters: s correlates with a layer as the output weights will turn *against* it, so that what
+    lowers R_l alone, far from the optimum, works against what back-propagation asks for.
 
     Local: each term reaches one block: presynaptic value × postsynaptic derivative × broadcast
     scalar. Transported: no weight. Cost: one forward pass, two products of the layer with the
@@ -34,6 +37,7 @@ class ScoreBroadcast(CreditRule):
         target_power: P.
         entropy: weight of the entropy term.
         ridge: ε.
+        start: standard deviation of R's entries before the first batch.
 
     Raises:
         ValueError: a number that makes no sense.
@@ -50,19 +54,26 @@ class ScoreBroadcast(CreditRule):
         target_power: float = 0.3,
         entropy: float = 0.0,
         ridge: float = 0.01,
+        start: float = 0.0,
     ) -> None:
         super().__init__()
-        if not 0 <= memory < 1 or min(power, entropy) < 0 or not min(target_power, ridge) > 0:
+        if (
+            not 0 <= memory < 1
+            or min(power, entropy, start) < 0
+            or not min(target_power, ridge) > 0
+        ):
             raise ValueError(
-                "memory lies in [0, 1), power and entropy are not negative, target_power and ridge "
-                f"positive; got {memory}, {power}, {entropy}, {target_power} and {ridge}"
+                "memory lies in [0, 1), power, entropy and start are not negative, target_power "
+                f"and ridge positive; got {memory}, {power}, {entropy}, {start}, {target_power} "
+                f"and {ridge}"
             )
         self.memory, self.power, self.target_power = memory, power, target_power
-        self.entropy, self.ridge = entropy, ridge
+        self.entropy, self.ridge, self.start = entropy, ridge, start
         for number, block in enumerate(network.layers[:-1], 1):
             size = torch.Size(block.out_shape).numel()
-            zeros = block.weight.new_zeros
-            self.register_buffer(f"correlation_{number}", zeros(size, network.outputs))
+            noise = torch.randn(size, network.outputs, dtype=block.weight.dtype)
+            first = (start * noise).to(block.weight.device)
+            self.register_buffer(f"correlation_{number}", first)
             if entropy:
                 eye = torch.eye(size, dtype=block.weight.dtype, device=block.weight.device)
                 self.register_buffer(f"covariance_{number}", eye)

@@ -92,8 +92,11 @@ class Energy:
                 "an energy needs layers that send values, without residual paths and scales; "
                 f"layers {wrong} differ"
             )
-        if blocks[-1].unit != "identity":
-            raise ValueError("the last block's unit must be the identity")
+        if blocks[-1].unit not in (("identity",) if self.readout else ("identity", "clip")):
+            raise ValueError(
+                f"an output of {blocks[-1].unit} units has no place in the energy; use the "
+                f"identity, or without a readout clip"
+            )
         if self.readout and len(blocks) < 2:
             raise ValueError("a readout needs a hidden layer below it")
 

@@ -46,8 +46,9 @@ class CreditNetwork(nn.Module):
         unit: str = "tanh",
         cost: str = "cross-entropy",
         residual: bool = False,
+        last: str = "identity",
     ) -> "CreditNetwork":
-        """A perceptron; its last layer is affine.
+        """A perceptron.
 
         Args:
             inputs: elements of x.
@@ -57,6 +58,7 @@ class CreditNetwork(nn.Module):
             cost: as of the class.
             residual: adds its input to every hidden layer but the first, whose own value is then
                 scaled by 1/√L, so that depth does not blow values up.
+            last: unit of the output.
         """
         blocks: list[Block] = []
         sends = "value"
@@ -65,7 +67,7 @@ class CreditNetwork(nn.Module):
             jumps = residual and bool(blocks)
             blocks.append(Block((below,), above, unit, sends, jumps, scale if jumps else 1.0))
             sends = UNITS[unit].sends
-        blocks.append(Block(((inputs, *widths)[-1],), outputs, "identity", sends))
+        blocks.append(Block(((inputs, *widths)[-1],), outputs, last, sends))
         return cls(blocks, cost)
 
     @property

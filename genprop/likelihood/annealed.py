@@ -163,7 +163,7 @@ def annealed_importance(model: Model, batch: Batch, samples: int = 16, **options
         return _lower(way.run(posterior, way.plan(posterior)))
 
     model.check(batch)
-    return in_parts(batch, rows_at_once(model, samples), estimate)
+    return in_parts(batch, rows_at_once(model, max(samples, PILOTS)), estimate)
 
 
 def bidirectional(
@@ -197,7 +197,7 @@ def bidirectional(
     if rows < 1:
         raise ValueError(f"bidirectional needs at least one row, but got {rows}")
     way = Annealing(samples, **options)
-    size, ends = rows_at_once(model, samples), []
+    size, ends = rows_at_once(model, max(samples, PILOTS)), []
     for start in range(0, rows, size):
         h, x = simulated(model, (min(size, rows - start),))
         seen = {n: m if m is None else m[start : start + size] for n, m in (masks or {}).items()}

@@ -67,10 +67,9 @@ def _shared(model: Model, batch: Batch, samples: int) -> Estimate:
 
 @torch.no_grad()
 def _biased(model: Model, batch: Batch, samples: int) -> Estimate:
-    chain = EncodeDecode(model, Batch.of(batch.x))
     # the chain starts at the row, and then holds nothing of it
-    free = EncodeDecode(model)
-    state, parts = free.init(chain.start(1)), []
+    free, start = EncodeDecode(model), EncodeDecode(model, batch).start(1)
+    state, parts = free.init(start), []
     for _ in range(samples):
         levels = free.split(state.position)
         first = {name: levels[f"{name}.1"] for name in model.stacks}

@@ -1,6 +1,6 @@
 """Likelihoods of rows as users hold them, and what is given of them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,8 @@ def given_rows(X: Any, given: Any) -> Any:
 
 
 def _given(x: Any, given: Any, name: str) -> Any:
-    if isinstance(given, str) or (isinstance(given, Collection) and set(map(type, given)) == {str}):
+    names = [given] if isinstance(given, str) else given
+    if isinstance(names, list | tuple | set) and set(map(type, names)) == {str}:
         raise ValueError(
             f"given names {given!r}, but the rows are of one modality; pass a boolean mask of "
             f"their shape, or the rows with NaN in what is not given"

@@ -15,7 +15,7 @@ from genprop.posterior import Posterior
 from genprop.prior import DensityPrior, Prior
 
 WEIGHTS_AT_ONCE = 2**22
-ROWS_REFINED = 4096
+PATHS_REFINED = 64  # of a row, that a refinement looks at together
 
 
 def importance(
@@ -61,7 +61,7 @@ def importance(
     rows = min(batch.rows, WEIGHTS_AT_ONCE // samples)
     if not widen and not refine:
         return in_parts(batch, rows, lambda part: _plain(model, part, samples, log_prior))
-    rows = min(rows, ROWS_REFINED)
+    rows = min(rows, rows_at_once(model, PATHS_REFINED))
     return in_parts(batch, rows, lambda part: _chosen(model, part, samples, widen, refine))
 
 

@@ -111,6 +111,10 @@ def _automatic(model: Model, batch: Batch, given: Given | None) -> str:
 
 
 def _check_options(chosen: str, way: Estimator, options: Mapping[str, Any]) -> None:
+    if chosen == "parzen" and "validation" not in options:
+        raise ValueError(
+            "method 'parzen' needs validation=, a batch of rows on which the bandwidth is chosen"
+        )
     known = set(inspect.signature(way).parameters) - {"model", "batch", "options"}
     if chosen == "annealed":
         known |= {each.name for each in dataclasses.fields(Annealing)}

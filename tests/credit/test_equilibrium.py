@@ -126,7 +126,7 @@ def test_particles_go_on_where_they_were() -> None:
 
 def test_clipped_units_stay_within_their_bounds_and_learn() -> None:
     torch.manual_seed(0)
-    network = CreditNetwork.build(7, (12,), 3, "clip", "squared")
+    network = CreditNetwork.build(7, (12,), 3, "clip", "squared", last="clip")
     y = torch.arange(30) % 3
     x = torch.eye(3, 7)[y] + 0.1 * torch.rand(30, 7)
     rule = EquilibriumPropagation("one-sided", random_sign=True, nudged_steps=4, persistent=True)
@@ -155,5 +155,7 @@ def test_networks_without_an_energy_are_refused() -> None:
     for name in ("sign", "residual-relu"):
         with pytest.raises(ValueError, match="an energy needs layers"):
             EquilibriumPropagation().check(zoo.network(name))
+    with pytest.raises(ValueError, match="no place in the energy"):
+        EquilibriumPropagation().check(CreditNetwork.build(3, (2,), 2, last="tanh"))
     with pytest.raises(ValueError, match="analytic units"):
         EquilibriumPropagation("holomorphic").check(CreditNetwork.build(3, (2,), 2, "relu"))

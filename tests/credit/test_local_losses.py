@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from genprop.credit.alignment import DirectFeedbackAlignment
 from genprop.credit.associated import AssociatedLearning
 from genprop.credit.broadcast import ScoreBroadcast
 from genprop.credit.covariance import CovarianceGoodness, features
@@ -149,6 +150,17 @@ def test_averages_remember_batches() -> None:
     for turns in (1, 2):
         list(rule(network, x, y))
         torch.testing.assert_close(rule.correlation(1), (1 - 0.75**turns) * now)
+
+
+def test_a_long_memory_of_noise_is_direct_feedback_alignment() -> None:
+    network = zoo.network("tanh")
+    rule = ScoreBroadcast(network, memory=1 - 1e-12, start=1.0).double()
+    other = DirectFeedbackAlignment(network)
+    for layer in (1, 2, 3):
+        other.feedback(layer).copy_(rule.correlation(layer).mT)
+    x, y = zoo.data(network)
+    expected = zoo.told(network, other, x, y)
+    zoo.assert_same(zoo.told(network, rule, x, y), expected, rtol=1e-6, atol=1e-9)
 
 
 def test_components_depend_on_nothing_above_them() -> None:

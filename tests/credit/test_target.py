@@ -188,15 +188,15 @@ def test_learned_jacobians_bring_updates_close_to_back_propagation() -> None:
     how = Reconstruction("jacobian", 0.1)
     rule = TargetPropagation(network, how, start="output", step=0.05)
     before = agreement(network, rule, x, y)["layer.1"].angle
-    adam = torch.optim.Adam(rule.parameters(), 0.01)
-    for _ in range(400):
+    adam = torch.optim.Adam(rule.parameters(), 0.015)
+    for _ in range(250):
         adam.zero_grad()
         for term in rule.prepare(network, x):
             term.value.backward()
         adam.step()
     after = agreement(network, rule, x, y)["layer.1"].angle
     assert before > 60
-    assert after < 15
+    assert after < 20
 
 
 def test_inverses_learn_to_reconstruct() -> None:

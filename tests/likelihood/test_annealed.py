@@ -66,10 +66,9 @@ def test_the_truth_of_simulated_rows_is_between_the_bounds(name):
     assert "a gap of" in str(bracket)
 
 
-@pytest.mark.parametrize("depth", [(3, 2), (3, 2, 2)])
-@pytest.mark.parametrize("options", [{}, {"steps": 10}, {"start": "prior", "kernel": MALA}])
-def test_it_agrees_with_the_closed_form(depth, options):
-    model = zoo.linear_gaussian(depth)
+@pytest.mark.parametrize("options", [{}, {"start": "prior", "kernel": MALA}])
+def test_it_agrees_with_the_closed_form(options):
+    model = zoo.linear_gaussian((3, 2, 2))
     x = zoo.exact_marginal(model).sample((10,))
     batch = Batch.of(x, torch.rand(x.shape) < 0.8)
     found = annealed_importance(model, batch, samples=50, **options)

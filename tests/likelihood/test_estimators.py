@@ -86,11 +86,11 @@ def test_over_seeds_it_is_within_three_standard_errors(name, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", ["linear-2", "binary", "mixture"])
+@pytest.mark.parametrize("name", ["linear-2", "binary"])
 def test_its_mean_is_on_the_side_it_claims(name, way):
     model, batch, truth = known(name)
     few = {"samples": 3, "widen": 0.0} if way == "importance" else {"samples": 3}
-    runs = repeated(way, model, batch, 200, **few)
+    runs = repeated(way, model, batch, 100, **few)
     short = truth - np.stack([found.log_prob for found in runs])
     assert runs[0].bound == "lower"
     # a run is the unit of the error, as the draws of one may serve all of its rows

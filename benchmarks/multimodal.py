@@ -1,0 +1,351 @@
+"""Digits in six views: hide some, draw them from the others. genprop beside what others do.
+
+UCI's multiple features (mfeat.npz in ``--data``), 2,000 digits, 1,500 of them to train on and 500
+to test on, split at random; views standardised by training rows. Each view in turn is hidden and
+drawn from the other five; then all but 1, 2, 3 or 4 views at random. The same with 20 and 50 % of
+the views missing at random in training rows.
+
+error     squared error of the mean of 20 draws; a mean over elements, of standard deviation 1
+energy    energy score of the draws, E|X - y| - 1/2 E|X - X'|, a mean over rows: less is better
+accuracy  of five nearest neighbours, fitted on the view's training rows, that read one draw
+fit, draw seconds; of the regressions all falls to the second
+
+Each row and hidden view counts once in what is given below five views; with five, each view once.
+What is asked for is genprop's best against the best of all others, in every line.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn.neighbors import KNeighborsClassifier
+
+from benchmarks import report
+from benchmarks.multimodal_peers import (
+    PEERS,
+    Array,
+    Effort,
+    Fill,
+    Filled,
+    Fit,
+    Views,
+    absent,
+    hidden_of,
+)
+from benchmarks.multimodal_rows import Split, measures, patterns, read, with_holes
+from benchmarks.pool import run_all
+from genprop.estimator import GenProp
+
+MISSING = (0.0, 0.2, 0.5)
+OURS = "genprop"
+JOINT = {  # a code of 64 above all views
+    "hidden": (),
+    "top": (64,),
+    "units": (256,),
+    "skip": True,
+    "dropout": 0.2,
+    "optimizer": "adamw",
+    "schedule": "onecycle",
+    "lr": 2e-3,
+    "hide": 1.0,
+    "explain": True,
+    "validation": 0.0,
+    "patience": None,
+    "samples": 5,
+    "verbose": 0,
+}
+# a code of 16 for each view, and a law of all; each view is encoded alone, so that hiding whole
+# views would teach its encoder nothing
+CODES = {**JOINT, "hidden": (16,), "top": (), "hide": 0.25, "explain": False}
+PRIORS = ("full", "mixture", "denoising", "parzen", "nsf")
+SETTINGS = {
+    f"{OURS}, joint": JOINT,
+    **{f"{OURS}, {prior}": {**CODES, "prior": prior} for prior in PRIORS},
+}
+# further arguments of impute: without chains, which took 20 times as long
+DRAWING: dict[str, Any] = {"method": "sir"}
+QUICK = Effort(epochs=2, draws=4, paths=10, train=200, test=20, chained=5, chain=2)
+MEASURES = {"error": False, "energy": False, "accuracy": True}  # whether more is better
+COLUMNS = {
+    "contender": "contender",
+    "missing": "missing",
+    "given": "given",
+    "error": "error",
+    "error_sd": "± sd",
+    "energy": "energy",
+    "accuracy": "accuracy",
+    "fit": "fit, s",
+    "draw": "draw, s",
+    "splits": "splits",
+}
+
+Key = tuple[int, str]  # how many views are given, and which is hidden: "" is the mean over all
+
+
+class Job(NamedTuple):
+    """One contender on one split.
+
+    Attributes:
+        contender: its name.
+        missing: share of the training rows' views that are not seen.
+        split: its seed.
+        effort: how much is computed.
+        data: folder of data files.
+    """
+
+    contender: str
+    missing: float
+    split: int
+    effort: Effort
+    data: Path
+
+
+class Outcome(NamedTuple):
+    """What a job came to: by ``Key`` the measures; seconds; what went wrong, if anything."""
+
+    scores: dict[Key, dict[str, float]]
+    fit: float | None = None
+    draw: float | None = None
+    note: str | None = None
+
+
+def fit_genprop(settings: Mapping[str, Any], train: Views, seed: int, effort: Effort) -> Fill:
+    """GenProp with these settings on all views."""
+    model = GenProp(
+        **settings,
+        epochs=effort.epochs,
+        batch_size=effort.batch,
+        random_state=seed,
+        device="cpu",
+    ).fit(train)
+
+    def fill(rows: Views) -> Filled:
+        drawn = model.impute(rows, draws=effort.draws, samples=effort.paths, **DRAWING)
+        draws = {name: np.asarray(drawn[name], np.float32) for name in hidden_of(rows)}
+        return Filled({name: x.mean(0) for name, x in draws.items()}, draws)
+
+    return fill
+
+
+CONTENDERS: dict[str, Fit] = {
+    **{name: partial(fit_genprop, settings) for name, settings in SETTINGS.items()},
+    **PEERS,
+}
+
+
+def run(job: Job) -> Outcome:
+    """Fits a contender and scores what it draws."""
+    torch.manual_seed(job.split)
+    rows = read(job.data, job.split, job.effort)
+    holed = with_holes(rows.train, job.missing, job.split)
+    start = time.perf_counter()
+    try:
+        fill = CONTENDERS[job.contender](holed, job.split, job.effort)
+    except FloatingPointError as error:
+        return Outcome({}, note=str(error))
+    seconds = time.perf_counter() - start
+    scores, drawing = scored(fill, rows, job)
+    return Outcome(scores, seconds, drawing)
+
+
+def scored(fill: Fill, rows: Split, job: Job) -> tuple[dict[Key, dict[str, float]], float]:
+    """The measures by ``Key``, and the seconds of drawing."""
+    readers = {
+        name: KNeighborsClassifier(5).fit(x, rows.train_labels) for name, x in rows.train.items()
+    }
+    count = min(len(rows.labels), job.effort.chained if job.contender == "JNF" else 10**9)
+    found: dict[Key, list[dict[str, Array]]] = {}
+    seconds = 0.0
+    for given_count, given, chosen in patterns(count, job.split):
+        asked = {
+            name: x[chosen] if name in given else np.full_like(x[chosen], np.nan)
+            for name, x in rows.test.items()
+        }
+        start = time.perf_counter()
+        filled = fill(asked)
+        seconds += time.perf_counter() - start
+        for name in hidden_of(asked):
+            measured = measures(
+                name, filled, rows.test[name][chosen], rows.labels[chosen], readers[name]
+            )
+            for key in ((given_count, name), (given_count, "")):
+                found.setdefault(key, []).append(measured)
+    return {key: _means(parts) for key, parts in found.items()}, seconds
+
+
+def _means(parts: Sequence[dict[str, Array]]) -> dict[str, float]:
+    return {
+        measure: float(np.concatenate([part[measure] for part in parts]).mean())
+        for measure in parts[0]
+    }
+
+
+def summarise(outcomes: Mapping[Job, Outcome]) -> list[report.Row]:
+    """A row for each contender, missing rate, count of given views and hidden view."""
+    groups: dict[tuple[float, str], list[Outcome]] = {}
+    for job, outcome in outcomes.items():
+        groups.setdefault((job.missing, job.contender), []).append(outcome)
+    rows = []
+    for (missing, contender), each in groups.items():
+        head = {"contender": contender, "missing": missing}
+        whole = [outcome for outcome in each if outcome.note is None]
+        rows += [{**head, "note": o.note} for o in each if o.note is not None]
+        for key in sorted({key for o in whole for key in o.scores}, key=lambda k: (-k[0], k[1])):
+            rows.append({**head, "given": key[0], "view": key[1], **summary(whole, key)})
+    return sorted(rows, key=lambda row: (row["missing"], -row.get("given", 9)))
+
+
+def summary(outcomes: Sequence[Outcome], key: Key) -> report.Row:
+    """Means over splits, and the deviation of the error from split to split."""
+    scores = [outcome.scores[key] for outcome in outcomes if key in outcome.scores]
+    found: report.Row = {m: statistics.fmean(s[m] for s in scores) for m in scores[0]}
+    errors = [score["error"] for score in scores]
+    found["error_sd"] = statistics.stdev(errors) if len(errors) > 1 else None
+    found["fit"] = statistics.fmean(o.fit for o in outcomes if o.fit is not None)
+    found["draw"] = statistics.fmean(o.draw for o in outcomes if o.draw is not None)
+    return {**found, "splits": len(scores)}
+
+
+def judge(rows: Sequence[report.Row]) -> list[report.Row]:
+    """genprop's best against the best of the others, in each line and measure."""
+    lines = dict.fromkeys((r["missing"], r["given"], r["view"]) for r in rows if "given" in r)
+    return [
+        judged(rows, *line, measure, more) for line in lines for measure, more in MEASURES.items()
+    ]
+
+
+def judged(
+    rows: Sequence[report.Row], missing: float, given: int, view: str, measure: str, more: bool
+) -> report.Row:
+    """One bar, which holds where genprop is better, not where it is as good."""
+    line = (missing, given, view)
+    values = {
+        row["contender"]: row[measure]
+        for row in rows
+        if (row["missing"], row.get("given"), row.get("view")) == line
+        and np.isfinite(row.get(measure, np.nan))
+    }
+    best = max if more else min
+    ours = best((v for n, v in values.items() if n.startswith(OURS)), default=None)
+    peer = best((n for n in values if not n.startswith(OURS)), key=values.__getitem__, default=None)
+    hidden = f"{view} hidden" if view else f"{given} views given"
+    name = f"{measure}, {hidden}, {missing:.0%} missing in training"
+    if ours is None or peer is None:
+        return report.bar(name, ours, "the best of all others", None)
+    holds = ours > values[peer] if more else ours < values[peer]
+    return report.bar(name, ours, f"{'>' if more else '<'} {values[peer]:.4g} ({peer})", holds)
+
+
+def draw(rows: Sequence[report.Row], quick: bool) -> Figure:
+    """Each measure over the number of given views, at each missing rate."""
+    rates = sorted({row["missing"] for row in rows})
+    names = list(dict.fromkeys(row["contender"] for row in rows))
+    figure = Figure(figsize=(3.6 * len(rates) + 2.4, 8.0), layout="constrained")
+    panels = figure.subplots(len(MEASURES), len(rates), squeeze=False, sharex=True, sharey="row")
+    for column, rate in enumerate(rates):
+        panels[0, column].set_title(f"{rate:.0%} of the views missing in training", fontsize=9)
+        panels[-1, column].set_xlabel("views given")
+        for line, measure in enumerate(MEASURES):
+            panels[line, 0].set_ylabel(measure)
+            for number, name in enumerate(names):
+                mine = [r for r in rows if (r["contender"], r["missing"]) == (name, rate)]
+                points = sorted((r["given"], r[measure]) for r in mine if measure in r)
+                style = "o-" if name.startswith(OURS) else "s:"
+                colour = f"C{number % 10}"
+                at, values = [p[0] for p in points], [p[1] for p in points]
+                panels[line, column].plot(at, values, style, color=colour, label=name, ms=3)
+            panels[line, column].grid(alpha=0.3)
+    labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*labels, loc="outside right center", fontsize=8)
+    if quick:
+        figure.suptitle(report.NO_RESULT, fontsize=9)
+    return figure
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments, the data's folder among them."""
+    made = report.parser("multimodal", __doc__)
+    made.add_argument("--splits", type=int, metavar="N", help="random splits (5; quick: 1)")
+    made.add_argument("--missing", type=float, nargs="+", metavar="RATE", help="of views")
+    made.add_argument("--only", action="append", metavar="NAME", help="contenders with it in name")
+    made.add_argument("--epochs", type=int, metavar="N", help=f"({Effort().epochs})")
+    made.add_argument("--chained", type=int, metavar="N", help="test rows that JNF's chains sample")
+    made.add_argument("--plot", type=Path, metavar="FILE", help="where a picture is drawn (.png)")
+    arguments = report.parse(made, argv)
+    if arguments.data is None or not (arguments.data / "mfeat.npz").exists():
+        made.error("--data must name a folder with mfeat.npz")
+    arguments.splits = arguments.splits or (1 if arguments.quick else 5)
+    arguments.missing = arguments.missing or ((0.0, 0.5) if arguments.quick else MISSING)
+    if not all(0 <= rate < 1 for rate in arguments.missing):
+        made.error("--missing takes shares from 0 to below 1")
+    if not chosen(arguments):
+        made.error(f"--only {arguments.only} names none of {', '.join(CONTENDERS)}")
+    return arguments
+
+
+def chosen(arguments: argparse.Namespace) -> list[str]:
+    """The contenders that were asked for and are installed."""
+    wanted = arguments.only or [""]
+    gone = absent()
+    return [n for n in CONTENDERS if n not in gone and any(text in n for text in wanted)]
+
+
+def plan(arguments: argparse.Namespace) -> list[Job]:
+    """All jobs, split by split."""
+    effort = QUICK if arguments.quick else Effort()
+    for name in ("epochs", "chained"):
+        if getattr(arguments, name):
+            effort = effort._replace(**{name: getattr(arguments, name)})
+    return [
+        Job(name, missing, split, effort, arguments.data)
+        for split in range(arguments.splits)
+        for missing in arguments.missing
+        for name in chosen(arguments)
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures all contenders; prints a table, writes the JSON and the picture."""
+    arguments = parse(argv)
+    jobs = plan(arguments)
+    outcomes = dict(zip(jobs, run_all(run, jobs, _said), strict=True))
+    table = summarise(outcomes)
+    means = [row for row in table if not row.get("view")]
+    views = [row for row in table if row.get("view")]
+    more = {
+        "views": views,
+        "bars_by_view": judge(views),
+        "settings": SETTINGS,
+        "effort": jobs[0].effort._asdict(),
+        "absent": absent(),
+        "versions": report.versions(("multivae", "pythae")),
+    }
+    result = report.Report(
+        "multimodal", arguments.quick, arguments.command, range(arguments.splits), means,
+        judge(means), more,
+    )  # fmt: skip
+    result.show(COLUMNS)
+    for name in absent():
+        report.make_console().print(f"{name} was not measured: multivae is not installed.")
+    result.write(arguments.json)
+    if arguments.plot is not None:
+        draw([row for row in means if "given" in row], arguments.quick).savefig(arguments.plot)
+
+
+def _said(job: Job, outcome: Outcome) -> str:
+    head = f"split {job.split}, {job.missing:.0%} missing, {job.contender}"
+    if outcome.note is not None:
+        return f"{head}: {outcome.note}"
+    scores = ", ".join(f"{m} {report.cell(v)}" for m, v in outcome.scores[5, ""].items())
+    return f"{head}: {scores}, fit {outcome.fit:.1f} s, draw {outcome.draw:.1f} s"
+
+
+if __name__ == "__main__":
+    main()
