@@ -76,13 +76,16 @@ def psislw(log_w: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
 def _psislw_of_second_line(log_w: NDArray[np.float64]) -> tuple[Any, Any]:
     from arviz_stats.base import array_stats
 
-    try:
-        return array_stats.psislw(log_w.copy(), axis=-1)
-    except ValueError:  # some row's largest weights are all equal: nothing is to be smoothed in it
-        if len(log_w) == 1:
-            return log_w, np.array([-np.inf])
-    smoothed, shape = zip(*(_psislw_of_second_line(row[None]) for row in log_w), strict=True)
-    return np.concatenate(smoothed), np.concatenate([np.atleast_1d(k) for k in shape])
+    # ArviZ 1 takes log-likelihoods, whose importance weights leave a row out: the reverse of ours;
+    # and it refuses rows whose largest weights are all equal, in which nothing is to be smoothed
+    smoothed, shapes = log_w.copy(), np.full(len(log_w), -np.inf)
+    for number, row in enumerate(log_w):
+        try:
+            smoothed[number], shapes[number] = array_stats.psislw(-row)
+        except ValueError as error:
+            if "tail values are the same" not in str(error):
+                raise
+    return smoothed, shapes
 
 
 def _dataset(variables: Mapping[str, Labelled], coords: Mapping[str, Sequence[Any]]) -> Any:

@@ -117,13 +117,20 @@ def label_among(encodings: Encodings, name: str | None) -> str:
         if name not in encodings:
             raise ValueError(f"there is no modality {name!r}; the model has {list(encodings)}")
         return name
-    found = [n for n, encoding in encodings.items() if _is_label(encoding)]
+    found = labels_among(encodings)
     if len(found) == 1:
         return found[0]
     raise ValueError(
         f"of the modalities {list(encodings)}, {len(found)} are labels; say which to predict with "
         f"modality=…"
     )
+
+
+def labels_among(encodings: Encodings) -> list[str]:
+    """The modalities that are labels of others."""
+    if len(encodings) < 2:
+        return []
+    return [name for name, encoding in encodings.items() if _is_label(encoding)]
 
 
 def _is_label(encoding: AnyEncoding) -> bool:

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from genprop.build import build_model, build_rule
 from genprop.data import Batch
-from genprop.encodings import decoded, drawn, encoded, label_among, labels_of, learned
+from genprop.encodings import decoded, drawn, encoded, label_among, labels_among, labels_of, learned
 from genprop.fitted import keep_history, load_fitted, save_fitted
 from genprop.imputation import How
 from genprop.imputed import Imputed, impute_rows
@@ -269,6 +270,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """The mean of log P(x_seen) over rows, nats; y is not used."""
         return self.log_likelihood(X).mean
 
+    @available_if(lambda self: bool(labels_among(getattr(self, "encodings_", {}))))
     def predict_proba(
         self,
         X: Data,
@@ -291,6 +293,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             batch, told = self.batch(without(X, name)), torch.as_tensor(values)
             return label_proba(self.model_, batch, name, told, samples).proba
 
+    @available_if(lambda self: bool(labels_among(getattr(self, "encodings_", {}))))
     def predict(self, X: Data, *, modality: str | None = None, **how: Any) -> NDArray[Any]:
         """The most probable class of a label, ``(rows,)``; arguments as of ``predict_proba``."""
         proba = self.predict_proba(X, modality=modality, **how)

@@ -74,7 +74,7 @@ class How:
     @property
     def least_ess(self) -> float:
         """The effective paths a row needs; below, ``auto`` turns to chains."""
-        return min(max(ENOUGH, 2 * self.draws), self.samples / 4)
+        return float(min(max(ENOUGH, 2 * self.draws), self.samples / 4))
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,8 @@ def _lines(
 
     first = next(iter(raws.values()))
     table = pd.DataFrame(
-        {"missing": _holes(raws), "method": "none"}, index=getattr(first.given, "index", None)
+        {"missing": _holes(raws), "method": "none"},
+        index=None if first.columns is None else first.given.index,
     )
     for name in ("ess", "khat", "acceptance", "rhat"):
         told: Tensor | None = None if filled is None else getattr(filled, name)

@@ -36,7 +36,7 @@ class Pooled:
         from scipy import stats
 
         half = stats.t.ppf(0.5 + 0.5 * level, self.df) * self.std_error
-        return self.estimate - half, self.estimate + half
+        return np.asarray(self.estimate - half), np.asarray(self.estimate + half)
 
     def to_pandas(self) -> Any:
         """One row an estimate: estimate, std_error, df, missing and the 95 % interval."""
@@ -82,7 +82,9 @@ def pool(estimates: ArrayLike, variances: ArrayLike, df_complete: float = np.inf
     within, between = spread.mean(0), (1 + 1 / draws) * found.var(0, ddof=1)
     total = within + between
     share = between / total
-    return Pooled(found.mean(0), np.sqrt(total), _degrees(share, draws, df_complete), share)
+    degrees = _degrees(np.asarray(share), draws, df_complete)
+    parts = (found.mean(0), np.sqrt(total), degrees, share)
+    return Pooled(*(np.asarray(part) for part in parts))
 
 
 def quantiles(draws: Any, levels: ArrayLike) -> Any:
@@ -116,7 +118,7 @@ def quantiles(draws: Any, levels: ArrayLike) -> Any:
 
 def _degrees(share: Numbers, draws: int, complete: float) -> Numbers:
     with np.errstate(divide="ignore"):
-        old = (draws - 1) / share**2
+        old = np.asarray((draws - 1) / share**2)
     if not np.isfinite(complete):
         return old
     observed = (complete + 1) / (complete + 3) * complete * (1 - share)

@@ -42,6 +42,7 @@ def label_proba(
         ValueError: there is no such modality.
         TypeError: the prior has no density.
 
+    >>> import torch
     >>> from genprop.conditional import Bernoulli
     >>> from genprop.priors.gaussian import GaussianPrior
     >>> from genprop.stack import Stack

@@ -69,7 +69,7 @@ class RowNoise(TorchFunctionMode):
         bits = mixed(start[:, None] + index * GOLDEN)
         # the 53 highest bits, and half of the lowest of them, so that neither 0 nor 1 can be
         u = (_shifted(bits, 11).double() + 0.5) * 2.0**-53
-        return u.reshape(rows, *others).movedim(0, at)
+        return u.reshape(rows, *others).movedim(0, at).contiguous()
 
 
 def keys_of(parts: Sequence[Tensor], seed: int) -> Tensor:

@@ -192,7 +192,7 @@ def test_names_of_rows_are_kept(genprop: Genprop, model: Path) -> None:
     assert pd.read_parquet("full.parquet").index.names == ["draw", "who"]
     genprop("evaluate", model, "rows.parquet", "--samples", 10, "--out", "scores.csv")
     scores = pd.read_csv("scores.csv", index_col="who")
-    assert list(scores) == ["log_prob", "std_error", "ess", "khat"]
+    assert list(scores)[:4] == ["log_prob", "std_error", "ess", "khat"]
     assert list(scores.index) == ["ann", "bob", "cid"]
 
 
