@@ -22,8 +22,8 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from benchmarks import report
 from benchmarks.imputers import FULL, GENPROP, IMPUTERS, QUICK, Array, Effort, Filled, absent
 from benchmarks.pool import run_all
-from genprop.calibration import calibration
-from genprop.imputer import GenPropImputer
+from genprop.tables.calibration import calibration
+from genprop.tables.imputer import GenPropImputer
 
 SECTIONS = ("mcar", "mixed", "time")
 TABLES = {"breast cancer": load_breast_cancer, "wine": load_wine, "diabetes": load_diabetes}

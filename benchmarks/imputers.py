@@ -15,7 +15,7 @@ from sklearn.experimental import enable_iterative_imputer  # noqa: F401, makes t
 from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 from torch import nn
 
-from genprop.imputer import GenPropImputer
+from genprop.tables.imputer import GenPropImputer
 
 GENPROP, MIWAE = "genprop", "MIWAE, same size"
 MICEFOREST, HYPERIMPUTE = "miceforest", "HyperImpute"

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from genprop.data import Batch as Batch
     from genprop.estimator import GenProp as GenProp
-    from genprop.imputer import GenPropImputer as GenPropImputer
     from genprop.likelihood.estimate import Estimate as Estimate
     from genprop.model import Model as Model
     from genprop.stack import Layer as Layer
     from genprop.stack import Stack as Stack
+    from genprop.tables.imputer import GenPropImputer as GenPropImputer
     from genprop.train import Trainer as Trainer
 
 # loaded where first used: scikit-learn alone takes longer to import than all of this package
@@ -18,7 +18,7 @@ PLACES = {
     "Batch": "genprop.data",
     "Estimate": "genprop.likelihood.estimate",
     "GenProp": "genprop.estimator",
-    "GenPropImputer": "genprop.imputer",
+    "GenPropImputer": "genprop.tables.imputer",
     "Layer": "genprop.stack",
     "Model": "genprop.model",
     "Stack": "genprop.stack",

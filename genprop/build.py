@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from genprop.columns import Columns
 from genprop.conditional import Autoregressive, Bernoulli, Categorical, Family, Gaussian, Logistic
 from genprop.model import Model
 from genprop.prior import Prior
@@ -22,6 +21,7 @@ from genprop.rules.rule import Rule
 from genprop.rules.target import TargetPropagation
 from genprop.rules.wake_sleep import ReweightedWakeSleep
 from genprop.stack import Layer, Stack, is_discrete
+from genprop.tables.columns import Columns
 
 RULES = ("target", "difference", "long", "rws", "elbo", "iwae", "dreg")
 JOINT = "joint"  # the modality of a model of codes

@@ -250,7 +250,7 @@ def evaluate(
     X = read_data(data, key)
     model = _loaded(model_folder)
     if hide is not None:
-        judge = _load("genprop.hidden_cells").evaluate_hidden
+        judge = _load("genprop.tables.hidden_cells").evaluate_hidden
         summary = hidden_summary(
             judge(model, X, hide, mechanism, draws, seed), hide, mechanism, draws
         )
@@ -305,7 +305,12 @@ def _loaded(folder: Path) -> Any:
 
 def _imputer(X: Any, seed: int | None) -> Any:
     """A model of the rows, its size fitted to them; what it made of their columns is told."""
-    model = _load("genprop.imputer").GenPropImputer(random_state=seed or 0, verbose=1).fit(X).model_
+    model = (
+        _load("genprop.tables.imputer")
+        .GenPropImputer(random_state=seed or 0, verbose=1)
+        .fit(X)
+        .model_
+    )
     summary = {"data": "fitted to", **fit_summary(model, X), "model": "no folder"}
     Console(stderr=True).print(fit_table(summary))
     return model

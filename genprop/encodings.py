@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from genprop.data import Batch
 from genprop.encoding import Encoding
 from genprop.table import Raw, frame
-from genprop.table_encoding import FAMILY, TableEncoding
+from genprop.tables.encoding import FAMILY, TableEncoding
 
 AnyEncoding = Encoding | TableEncoding
 Encodings = Mapping[str, AnyEncoding]

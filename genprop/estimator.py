@@ -18,8 +18,6 @@ from genprop.build import build_model, build_rule
 from genprop.data import Batch
 from genprop.encodings import decoded, drawn, encoded, label_among, labels_among, labels_of, learned
 from genprop.fitted import keep_history, load_fitted, save_fitted
-from genprop.imputation import How
-from genprop.imputed import Imputed, impute_rows
 from genprop.likelihood.estimate import Estimate
 from genprop.likelihood.given import given_rows, of_rows
 from genprop.model import joint_code
@@ -29,6 +27,8 @@ from genprop.rules.rule import Rule
 from genprop.samplers.ancestral import ancestral
 from genprop.seeds import seeded
 from genprop.table import Raw, checked, holds_modalities, like, without
+from genprop.tables.imputation import How
+from genprop.tables.imputed import Imputed, impute_rows
 from genprop.train import Optimizer, Schedule, Trainer
 
 Data = Any
@@ -48,7 +48,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             ``"categorical"``, ``"logistic"``, or ``"columns"``, a family for each column of a
             table by what it holds. ``"auto"`` is that of a DataFrame of mixed types, Bernoulli
             where all values are 0 or 1, else Gaussian. A dict names families of single columns of a
-            DataFrame (``genprop.column_choice.KINDS``), or by modality any of all these.
+            DataFrame (``genprop.tables.column_choice.KINDS``), or by modality any of all these.
         latent: family of the hidden layers, one name or one for each: ``"gaussian"``,
             ``"bernoulli"``, ``"categorical"``, ``"autoregressive"``.
         top: sizes of layers above the codes of all modalities together, whose encoder is told what

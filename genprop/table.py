@@ -12,7 +12,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from genprop.encoding import missing_cells
-from genprop.table_encoding import FAMILY, is_mixed
+from genprop.tables.encoding import FAMILY, is_mixed
 
 FEWEST_ROWS = 2
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from genprop.codes import whole_codes
-from genprop.columns import variable_sizes
 from genprop.data import Batch
 from genprop.model import Model
 from genprop.prior import FollowingPrior
 from genprop.progress import Progress
 from genprop.rules.rule import Rule, Term
+from genprop.tables.columns import variable_sizes
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from genprop.multiple import pool
+from genprop.tables.multiple import pool
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)

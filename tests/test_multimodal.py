@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from genprop.build import build_model
-from genprop.columns import Columns
 from genprop.conditional import Bernoulli, Categorical, Family, Gaussian
 from genprop.data import Batch
 from genprop.estimator import GenProp
@@ -17,6 +16,7 @@ from genprop.rules.backprop import Backprop
 from genprop.rules.rule import Rule, climb
 from genprop.rules.target import TargetPropagation
 from genprop.rules.wake_sleep import ReweightedWakeSleep
+from genprop.tables.columns import Columns
 
 VISIBLE: dict[str, Family] = {"x": Gaussian(3), "y": Categorical([2]), "z": Bernoulli(2)}
 BLOBS = 200

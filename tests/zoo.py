@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from genprop.columns import Columns
 from genprop.conditional import (
     Autoregressive,
     Bernoulli,
@@ -59,6 +58,7 @@ from genprop.samplers.langevin import MALA
 from genprop.samplers.metropolis import Independence, MetropolisHastings
 from genprop.samplers.tempering import Tempering
 from genprop.stack import Layer, Stack
+from genprop.tables.columns import Columns
 
 Module = TypeVar("Module", bound=nn.Module)
 

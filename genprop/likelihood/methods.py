@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from genprop.columns import variable_sizes
 from genprop.data import Batch
 from genprop.likelihood.annealed import Annealing, annealed_importance
 from genprop.likelihood.conditional import Given, conditional, restricted
@@ -21,6 +20,7 @@ from genprop.likelihood.importance import importance
 from genprop.likelihood.window import window
 from genprop.model import Model
 from genprop.prior import DensityPrior
+from genprop.tables.columns import variable_sizes
 
 Estimator = Callable[..., Estimate]
 SAMPLED: dict[str, Estimator] = {

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from genprop.ampute import hide, holes
-from genprop.calibration import Calibration, calibration
+from genprop.tables.ampute import hide, holes
+from genprop.tables.calibration import Calibration, calibration
 
 
 def evaluate_hidden(
@@ -20,7 +20,7 @@ def evaluate_hidden(
         model: a fitted GenProp or GenPropImputer. Rows that it was fitted on flatter it.
         X: an array ``(rows, columns)`` or a DataFrame.
         rate: the share of cells to hide.
-        mechanism: which ones, as for ``genprop.ampute.holes``.
+        mechanism: which ones, as for ``genprop.tables.ampute.holes``.
         draws: of each hidden cell.
         random_state: seed of holes and draws.
     """

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from genprop.row_noise import RowNoise, distinct, keys_of
+from genprop.tables.row_noise import RowNoise, distinct, keys_of
 
 ROWS = 3000
 KEYS = keys_of([torch.arange(ROWS)[:, None].double()], 1)

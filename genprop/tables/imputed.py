@@ -11,10 +11,10 @@ from torch import Tensor
 
 from genprop.data import Batch
 from genprop.encodings import AnyEncoding, decoded, encoded
-from genprop.imputation import Filled, How, fill
 from genprop.model import Model
 from genprop.table import Raw, completed
-from genprop.table_encoding import averaged, features_of
+from genprop.tables.encoding import averaged, features_of
+from genprop.tables.imputation import Filled, How, fill
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from genprop import GenProp
-from genprop.column_choice import choose, choose_for_numbers
-from genprop.columns import variable_sizes
-from genprop.table_encoding import TableEncoding, averaged, features_of, is_mixed
+from genprop.tables.column_choice import choose, choose_for_numbers
+from genprop.tables.columns import variable_sizes
+from genprop.tables.encoding import TableEncoding, averaged, features_of, is_mixed
 
 SMALL = {"hidden": (3,), "units": (8,), "epochs": 2, "verbose": 0, "random_state": 0}
 

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genprop.calibration import BINS, Calibration
 from genprop.plots import INK, NEUTRAL, blank, colours
+from genprop.tables.calibration import BINS, Calibration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

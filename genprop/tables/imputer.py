@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from genprop.encoding import missing_cells
 from genprop.estimator import GenProp
-from genprop.imputed import Imputed
+from genprop.tables.imputed import Imputed
 
 UPDATES = 8000  # of the optimizer, about
 SMALL = 10_000  # rows, up to which mini-batches are small

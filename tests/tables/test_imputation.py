@@ -12,10 +12,10 @@ from torch import Tensor
 from genprop import GenProp
 from genprop.conditional import Bernoulli
 from genprop.data import Batch
-from genprop.imputation import Filled, How, fill
 from genprop.model import Model
 from genprop.priors.gaussian import GaussianPrior
 from genprop.stack import Stack
+from genprop.tables.imputation import Filled, How, fill
 
 MANY = How("sir", draws=1000, samples=5000, khat=False)
 CHAINS = How("gibbs", draws=400, samples=100, sweeps=10, khat=False)
@@ -41,7 +41,7 @@ def exact_conditional(model: Model, x: Tensor, seen: Tensor) -> tuple[Tensor, Te
 def test_draws_have_the_exact_conditional_law(
     sizes: tuple[int, ...], how: How, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("genprop.imputation.PATHS", 1)
+    monkeypatch.setattr("genprop.tables.imputation.PATHS", 1)
     torch.manual_seed(0)
     model = zoo.linear_gaussian(sizes)
     x = zoo.exact_marginal(model).sample((1,))
@@ -65,7 +65,7 @@ def test_draws_have_the_exact_conditional_law(
 
 
 def test_the_mean_is_the_conditional_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genprop.imputation.PATHS", 1)
+    monkeypatch.setattr("genprop.tables.imputation.PATHS", 1)
     torch.manual_seed(1)
     model = zoo.linear_gaussian((4, 2))
     x, seen = zoo.exact_marginal(model).sample((5,)), torch.rand(5, 4) < 0.5
@@ -139,7 +139,7 @@ def test_auto_turns_to_chains_where_few_paths_count() -> None:
 def test_a_missing_modality_follows_the_prior_given_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("genprop.imputation.PATHS", 1)
+    monkeypatch.setattr("genprop.tables.imputation.PATHS", 1)
     torch.manual_seed(0)
     joint = GaussianPrior(2, "full")
     with torch.no_grad():

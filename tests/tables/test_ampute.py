@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genprop.ampute import MECHANISMS, hide, holes
+from genprop.tables.ampute import MECHANISMS, hide, holes
 
 ROWS = 4000
 

@@ -17,9 +17,9 @@ from genprop.likelihood.parts import rows_at_once
 from genprop.model import Model, joint_code
 from genprop.posterior import Posterior
 from genprop.prior import DensityPrior
-from genprop.row_noise import RowNoise, distinct, keys_of
 from genprop.samplers.gibbs import Gibbs
 from genprop.stack import Path
+from genprop.tables.row_noise import RowNoise, distinct, keys_of
 
 METHODS = ("auto", "sir", "gibbs", "mean")
 # worked on at a time: always as many of the same effort, so that a row's sums have the same order

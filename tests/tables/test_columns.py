@@ -6,7 +6,6 @@ import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genprop.columns import Columns, SideBySide, variable_sizes
 from genprop.conditional import Bernoulli, Categorical, Gaussian, StudentT
 from genprop.counting import NegativeBinomial, Poisson
 from genprop.data import Batch
@@ -16,6 +15,7 @@ from genprop.ordinal import Ordinal
 from genprop.priors.gaussian import GaussianPrior
 from genprop.rules.target import TargetPropagation
 from genprop.stack import Stack
+from genprop.tables.columns import Columns, SideBySide, variable_sizes
 from genprop.train import Trainer
 
 

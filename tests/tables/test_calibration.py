@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from genprop.calibration import calibration, crps
-from genprop.calibration_plots import calibration_plot
+from genprop.tables.calibration import calibration, crps
+from genprop.tables.calibration_plots import calibration_plot
 
 ROWS, DRAWS = 2000, 39
 

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genprop.column_choice import KINDS, NUMBERS, Choice, choose
-from genprop.column_code import ColumnCode
-from genprop.columns import Columns, SideBySide
 from genprop.conditional import Bernoulli, Categorical, Family, Gaussian, StudentT
 from genprop.counting import NegativeBinomial, Poisson
 from genprop.distributions import Product
 from genprop.ordinal import Ordinal
+from genprop.tables.column_choice import KINDS, NUMBERS, Choice, choose
+from genprop.tables.column_code import ColumnCode
+from genprop.tables.columns import Columns, SideBySide
 
 FAMILY = "columns"
 # how columns lie in the model: those of one family side by side

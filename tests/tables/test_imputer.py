@@ -13,8 +13,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from genprop import GenProp, GenPropImputer
 from genprop.data import Batch
-from genprop.hidden_cells import evaluate_hidden
-from genprop.imputer import table_settings
+from genprop.tables.hidden_cells import evaluate_hidden
+from genprop.tables.imputer import table_settings
 
 QUICK = {"epochs": 2, "units": (8,)}
 TYPES_CHECKED = "these tests check types at run time"

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genprop.column_choice import NUMBERS, Choice, is_whole, logit
+from genprop.tables.column_choice import NUMBERS, Choice, is_whole, logit
 
 SHOWN = 5
 DAY = 86_400.0  # seconds

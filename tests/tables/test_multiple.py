@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genprop.multiple import pool, quantiles
+from genprop.tables.multiple import pool, quantiles
 
 
 def test_rubins_rules_by_hand() -> None:
