@@ -124,7 +124,7 @@ PERCEPTRONS: dict[str, Contender] = {
         lambda network: SpikeAlignment(network, chains=50), 1e-3, feedback=3e-3, warmup=1
     ),
     "AL, 3 x 256": Contender(
-        lambda network: AssociatedLearning(network, 64), 3e-3, widths=(256,) * 3, unit="elu"
+        lambda network: AssociatedLearning(network, 64), 2e-3, widths=(256,) * 3, unit="relu"
     ),
     "FF": Contender(
         lambda network: ForwardForward(2.0, ink=2.0), 3e-3, widths=(500, 500), unit="relu"

@@ -43,6 +43,7 @@ from genprop.model import Model
 from genprop.priors.gaussian import GaussianPrior
 from genprop.rules.target import TargetPropagation
 from genprop.stack import Stack
+from genprop.threads import one_thread
 
 ASKED = 0.5  # nats, of the mean gap
 SCALE = 0.14  # of the continuous model's pixels
@@ -117,12 +118,12 @@ TASKS = (
 )
 
 
+@one_thread()
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains both models, estimates, prints tables, writes the JSON and the picture."""
     arguments = parse(argv)
     effort = QUICK if arguments.quick else FULL
     train, test, source = images(arguments.data)
-    torch.set_num_threads(1)
     rows: list[report.Row] = []
     gaps: list[report.Row] = []
     for task in TASKS:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from benchmarks import report
-from benchmarks.conditioning import conditioning
 from benchmarks.data import split_digits
 from benchmarks.pool import run_all
 from benchmarks.quality import nearest_distance, two_sample_accuracy
@@ -119,7 +118,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     jobs = plan(arguments)
     outcomes = dict(zip(jobs, run_all(run, jobs, said), strict=True))
-    given = conditioning(arguments.quick) if not arguments.only else []
     result = report.Report(
         benchmark="priors",
         quick=arguments.quick,
@@ -128,26 +126,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows=list(summarise(outcomes)),
         bars=[*judge(outcomes), integral(arguments.quick)],
         more={
-            "conditioning": given,
             "held_out": held_out_figures(),
             "budget": jobs[0].budget._asdict(),
             "job_threads": 1,
         },
     )
     result.show(COLUMNS)
-    if given:
-        report.make_console().print(report.table("six elements, half of them given", given, GIVEN))
     result.write(arguments.json)
     if arguments.plot is not None:
         draw(outcomes, arguments.plot)
-
-
-GIVEN = {
-    "prior": "prior",
-    "mean": "mean, off by σ",
-    "spread": "σ, off by",
-    "correlation": "correlation, off by",
-}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

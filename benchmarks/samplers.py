@@ -23,7 +23,6 @@ rate/s          and without it
 """
 
 import argparse
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +46,7 @@ from genprop.rules.target import TargetPropagation
 from genprop.samplers.hamiltonian import HMC
 from genprop.samplers.langevin import MALA
 from genprop.stack import Stack
+from genprop.threads import one_thread
 from genprop.train import Trainer
 
 CODE = 16
@@ -199,16 +199,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if not QUICK.looped <= arguments.rows <= len(digits()):
         made.error(f"there are {len(digits()):,} digits, and not {arguments.rows:,}")
     return arguments
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def measure(count: int, effort: Effort, device: str) -> tuple[list[report.Row], list[report.Row]]:

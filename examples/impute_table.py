@@ -11,7 +11,7 @@ hidden = np.random.default_rng(0).random(whole.shape) < 0.5  # half of the cells
 table = np.where(hidden, np.nan, whole)
 
 model = GenProp(hidden=(10,), skip=True, hide=0.5, lr=3e-3, epochs=100, random_state=0)
-draws = model.fit(table).impute(table, draws=50)  # (50, 569, 30)
+draws = model.fit(table).impute(table, draws=50, method="sir")  # (50, 569, 30)
 
 error = (draws.mean(0) - whole)[hidden]
 low, high = np.quantile(draws, (0.1, 0.9), axis=0)

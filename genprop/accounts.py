@@ -53,6 +53,8 @@ def fit_table(summary: Mapping[str, Any]) -> Table:
             table.add_row("", f"{column['column']}: {column['family']} ({column['why']})")
     table.add_row("prior", summary["prior"])
     table.add_row("rule", f"{summary['rule']}, {summary['samples']} samples a row")
+    if summary.get("members", 1) > 1:
+        table.add_row("members", f"{summary['members']} models, by seed; told is the first")
     table.add_row("epochs", f"{summary['epochs']}, the best was {summary['best_epoch']}")
     table.add_row("bound", _bounds(summary))
     table.add_row("saved in", str(summary["model"]))

@@ -332,7 +332,7 @@ def _log_probs(logits: Tensor, x: Tensor) -> Tensor:
 def _said(read: Tensor, x: Tensor, W: Tensor, V: Tensor) -> Tensor:
     """V_j · sigmoid(read + Σ_{i<j} W_i x_i) for every element of a piece."""
     before = functional.pad((x[..., :-1, None] * W[:-1]).cumsum(-2), (0, 0, 1, 0))
-    return torch.einsum("...ju,ju->...j", (read[..., None, :] + before).sigmoid(), V)
+    return ((read[..., None, :] + before).sigmoid() * V).sum(-1)
 
 
 def _said_again(read: Tensor, x: Tensor, W: Tensor, V: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from genprop.rules.target import TargetPropagation
 from genprop.rules.wake_sleep import ReweightedWakeSleep
 from genprop.stack import Layer, Stack, is_discrete
 from genprop.tables.columns import Columns
+from genprop.tables.missingness import Selected
 
 RULES = ("target", "difference", "long", "rws", "elbo", "iwae", "dreg")
 JOINT = "joint"  # the modality of a model of codes
@@ -46,7 +47,7 @@ def build_model(parts: Mapping[str, Any], visible: Mapping[str, Family]) -> Mode
 
     Args:
         parts: ``hidden``, ``latent``, ``top``, ``prior``, ``units``, ``activation``, ``skip``,
-            ``dropout``, as GenProp's.
+            ``dropout``, as GenProp's, and perhaps ``weights``.
         visible: the family of each modality.
 
     Raises:
@@ -57,10 +58,13 @@ def build_model(parts: Mapping[str, Any], visible: Mapping[str, Family]) -> Mode
         name: Stack.build(family, _hidden(parts["hidden"], name), parts["latent"], **nets)
         for name, family in visible.items()
     }
+    _check_explained(stacks, visible)
+    weights = parts.get("weights")
     if not parts["top"]:
-        return Model(stacks, build_prior(parts["prior"], stacks, visible))
+        return Model(stacks, build_prior(parts["prior"], stacks, visible), weights=weights)
     joint = Stack.build(_joint(_tops(stacks, visible)), parts["top"], parts["latent"], **nets)
-    return Model(stacks, Model({JOINT: joint}, build_prior(parts["prior"], {JOINT: joint}, {})))
+    above = Model({JOINT: joint}, build_prior(parts["prior"], {JOINT: joint}, {}))
+    return Model(stacks, above, weights=weights)
 
 
 def build_prior(prior: str | Prior, stacks: Stacks, visible: Mapping[str, Family]) -> Prior:
@@ -93,6 +97,15 @@ def build_rule(rule: str | Rule, samples: int) -> Rule:
     if rule in ("elbo", "iwae", "dreg"):
         return Backprop(samples, rule)
     return TargetPropagation(samples, "decoder" if rule == "target" else rule)
+
+
+def _check_explained(stacks: Stacks, visible: Mapping[str, Family]) -> None:
+    for name, stack in stacks.items():
+        if isinstance(visible[name], Selected) and not len(stack.layers):
+            raise ValueError(
+                f"to explain why cells are missing, modality {name!r} needs a layer; give hidden "
+                f"a size, or use missing='mar'"
+            )
 
 
 def _tops(stacks: Stacks, visible: Mapping[str, Family]) -> Tops:

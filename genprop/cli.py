@@ -134,6 +134,7 @@ def fit(
     activation: Annotated[Text, _argument("activation")] = None,
     skip: Annotated[Switch, _argument("skip")] = None,
     dropout: Annotated[Text, _argument("dropout")] = None,
+    weights: Annotated[Text, _argument("weights")] = None,
     hide: Annotated[Text, _argument("hide")] = None,
     explain: Annotated[Switch, _argument("explain")] = None,
     epochs: Annotated[Text, _argument("epochs")] = None,
@@ -241,6 +242,11 @@ def evaluate(
         str, typer.Option(help="Which cells to hide: mcar, mar, self or quantile.")
     ] = "mcar",
     draws: Annotated[int, typer.Option(min=2, help="Draws of each hidden cell.")] = 50,
+    parts: Annotated[
+        Path | None,
+        typer.Option(help="Folder where parts are kept, to go on after an interruption."),
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="That share the rows; --parts.")] = 1,
     key: Key = None,
     json: Json = False,
 ) -> None:
@@ -256,7 +262,11 @@ def evaluate(
         )
         _show(summary, hidden_table(summary), json)
         return
-    estimate = model.log_likelihood(X, method=method, samples=samples, random_state=seed)
+    how = {"method": method, "samples": samples, "random_state": seed}
+    if parts is None:
+        estimate = model.log_likelihood(X, **how)
+    else:
+        estimate = _load("genprop.shards").sharded(model, X, parts, processes=processes, **how)
     if out is not None:
         table = estimate.to_pandas()
         table.index = getattr(X, "index", table.index)
@@ -304,16 +314,12 @@ def _loaded(folder: Path) -> Any:
 
 
 def _imputer(X: Any, seed: int | None) -> Any:
-    """A model of the rows, its size fitted to them; what it made of their columns is told."""
-    model = (
-        _load("genprop.tables.imputer")
-        .GenPropImputer(random_state=seed or 0, verbose=1)
-        .fit(X)
-        .model_
-    )
-    summary = {"data": "fitted to", **fit_summary(model, X), "model": "no folder"}
+    """Models of the rows, their size fitted to them; what they made of the columns is told."""
+    imputer = _load("genprop.tables.imputer").GenPropImputer(random_state=seed or 0, verbose=1)
+    model, count = imputer.fit(X).model_, len(imputer.models_)
+    summary = {"data": "fitted to", **fit_summary(model, X), "members": count, "model": "no folder"}
     Console(stderr=True).print(fit_table(summary))
-    return model
+    return imputer
 
 
 def _show(content: Mapping[str, Any], table: RenderableType, json: bool) -> None:

@@ -120,6 +120,11 @@ def _words(value: Any) -> str | tuple[str, ...]:
     return words[0] if len(words) == 1 else words
 
 
+def _weights(value: Any) -> dict[str, float]:
+    parts = dict(part.split("=") for part in value.split()) if isinstance(value, str) else value
+    return {_word(name): _number(part) for name, part in dict(parts).items()}
+
+
 def _parts(value: Any) -> list[Any]:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",")]
@@ -152,6 +157,7 @@ NAME = Kind("NAME", "a word", _word)
 N = Kind("N", "a whole number", _whole)
 NUMBER = Kind("NUMBER", "a number", _number)
 YES = Kind("", "true or false", _switch)
+WEIGHTS = Kind("WEIGHTS", "numbers such as 'image=0.1 label=1'", _weights)
 SIZES = Kind("SIZES", "sizes such as 64,32, or none", _sizes)
 FAMILIES = Kind("FAMILY", "a word, or words such as bernoulli,gaussian", _words)
 
@@ -184,6 +190,11 @@ MODEL = {
     "activation": Argument(NAME, "tanh", "tanh, relu, elu, gelu, silu or softplus."),
     "skip": Argument(YES, "no", "An affine path beside every net's hidden layers."),
     "dropout": Argument(NUMBER, "0", "Probability that a hidden unit is left out in training."),
+    "weights": Argument(
+        _or("none", None, WEIGHTS),
+        "none",
+        "Factors of the modalities' log-likelihoods in training.",
+    ),
 }
 TRAINING = {
     "hide": Argument(

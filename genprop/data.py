@@ -87,6 +87,13 @@ class Batch:
         """What of a modality encoders are told; None says all."""
         return (self.shown or self.seen)[name]
 
+    def masks(self) -> dict[str, Tensor]:
+        """What of each modality is seen, spelled out where it is all."""
+        return {
+            name: torch.ones_like(self.x[name], dtype=torch.bool) if seen is None else seen
+            for name, seen in self.seen.items()
+        }
+
     def present(self, name: str) -> Rows | None:
         """The rows in which anything of a modality is seen; None says all."""
         seen = self.seen[name]

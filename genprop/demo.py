@@ -2,8 +2,7 @@
 
 import platform
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -24,6 +23,7 @@ from genprop.estimator import GenProp
 from genprop.files import write_json
 from genprop.rules.target import TargetPropagation
 from genprop.seeds import seeded
+from genprop.threads import one_thread
 
 SHAPE = (8, 8)
 FULL_INK = 16
@@ -135,19 +135,8 @@ def _fitted(digits: Digits, seed: int, effort: Effort, verbose: bool) -> GenProp
         random_state=seed,
         verbose=int(verbose),
     )
-    with _one_thread():
+    with one_thread():
         return model.fit(digits.train, validation_data=digits.validation)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Within it torch uses one core: nets this small only lose time to a second one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @torch.no_grad()

@@ -96,11 +96,9 @@ def labels_of(encoding: AnyEncoding) -> NDArray[Any]:
     Raises:
         ValueError: it is none.
     """
-    if isinstance(encoding, Encoding) and encoding.cells == 1:
-        if encoding.family == "categorical":
-            return np.asarray(encoding.categories[0])
-        if encoding.family == "bernoulli":
-            return np.array([0.0, 1.0])
+    values = _classes(encoding)
+    if values is not None:
+        return values
     raise ValueError(
         f"modality {encoding.modality!r} is no label, but has {encoding.event} cells of family "
         f"{encoding.family}; a label is one column of categories, or of zeros and ones"
@@ -130,11 +128,20 @@ def labels_among(encodings: Encodings) -> list[str]:
     """The modalities that are labels of others."""
     if len(encodings) < 2:
         return []
-    return [name for name, encoding in encodings.items() if _is_label(encoding)]
+    classes = {name: _classes(encoding) for name, encoding in encodings.items()}
+    return [name for name, values in classes.items() if values is not None and len(values) > 1]
 
 
-def _is_label(encoding: AnyEncoding) -> bool:
-    try:
-        return len(labels_of(encoding)) > 1
-    except ValueError:
-        return False
+def has_labels(estimator: Any) -> bool:
+    """Whether an estimator is fitted to modalities one of which is a label."""
+    return bool(labels_among(getattr(estimator, "encodings_", {})))
+
+
+def _classes(encoding: AnyEncoding) -> NDArray[Any] | None:
+    """The values of one column of categories, or of zeros and ones; None of anything else."""
+    if isinstance(encoding, Encoding) and encoding.cells == 1:
+        if encoding.family == "categorical":
+            return np.asarray(encoding.categories[0])
+        if encoding.family == "bernoulli":
+            return np.array([0.0, 1.0])
+    return None

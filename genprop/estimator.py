@@ -16,19 +16,20 @@ from sklearn.utils.validation import check_is_fitted
 
 from genprop.build import build_model, build_rule
 from genprop.data import Batch
-from genprop.encodings import decoded, drawn, encoded, label_among, labels_among, labels_of, learned
+from genprop.encodings import drawn, encoded, has_labels, label_among, labels_of, learned
 from genprop.fitted import keep_history, load_fitted, save_fitted
 from genprop.likelihood.estimate import Estimate
 from genprop.likelihood.given import given_rows, of_rows
-from genprop.model import joint_code
 from genprop.prediction import label_proba
 from genprop.prior import Prior
+from genprop.recoding import codes_of, rebuilt, rows_of
 from genprop.rules.rule import Rule
 from genprop.samplers.ancestral import ancestral
 from genprop.seeds import seeded
-from genprop.table import Raw, checked, holds_modalities, like, without
+from genprop.table import Raw, checked, holds_modalities, without
+from genprop.tables.columns import explaining
 from genprop.tables.imputation import How
-from genprop.tables.imputed import Imputed, impute_rows
+from genprop.tables.imputed import Imputed, impute_by
 from genprop.train import Optimizer, Schedule, Trainer
 
 Data = Any
@@ -64,9 +65,12 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             ``"softplus"``.
         skip: whether nets have an affine path beside their hidden layers.
         dropout: probability that a net's hidden unit is left out in training.
+        weights: by modality a factor of its log-likelihood in training, which is then no bound.
         hide: probability that a training row shows only a random part of its cells, so that
             encoders learn to cope with every pattern of missing cells.
         explain: whether decoders explain what was hidden, too, which is for imputation.
+        missing: why cells are missing: ``"mar"``, at random given what is seen; ``"mnar"``, by
+            their own values, as data says (more in ``genprop.tables.missingness.MISSING``).
         epochs: most visits of the data.
         batch_size: rows of a mini-batch; ``"auto"`` gives 20 updates an epoch, but no fewer than 16
             rows and no more than 128.
@@ -108,8 +112,10 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         activation: str = "tanh",
         skip: bool = False,
         dropout: float = 0.0,
+        weights: Mapping[str, float] | None = None,
         hide: float = 0.25,
         explain: bool = False,
+        missing: str = "mar",
         epochs: int = 200,
         batch_size: int | str = "auto",
         lr: float = 1e-3,
@@ -135,8 +141,10 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.activation = activation
         self.skip = skip
         self.dropout = dropout
+        self.weights = weights
         self.hide = hide
         self.explain = explain
+        self.missing = missing
         self.epochs = epochs
         self.batch_size = batch_size
         self.lr = lr
@@ -173,7 +181,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         raws = checked(self, X, reset=True)
         encodings = {n: learned(n, raw, self.visible) for n, raw in raws.items()}
         with seeded(self.random_state):
-            model = build_model(self._parts(), {n: e.visible() for n, e in encodings.items()})
+            visible = {n: explaining(e.visible(), self.missing) for n, e in encodings.items()}
+            model = build_model(self._parts(), visible)
             rule = build_rule(self.rule, self.samples)
             rule.check(model)
             # together, so that training that fails leaves the last good weights with their encoding
@@ -183,12 +192,15 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         keep_history(self, history)
         return self
 
-    def sample(self, n: int = 1, *, given: Data = None, random_state: Any = None) -> Data:
+    def sample(
+        self, n: int = 1, *, given: Data = None, refine: int = 0, random_state: Any = None
+    ) -> Data:
         """Draws from P(x), or from P(x | what is given).
 
         Args:
             n: how many.
             given: rows some of whose cells are known; then n completions of each.
+            refine: as of ``impute``.
             random_state: seed in place of the estimator's.
 
         Returns:
@@ -197,7 +209,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         if given is not None:
-            return self.impute(given, draws=n, random_state=random_state)
+            return self.impute(given, draws=n, refine=refine, random_state=random_state)
         with seeded(self._chosen(random_state)):
             x = ancestral(self.model_, n)
         return drawn(self.encodings_, x)
@@ -209,6 +221,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         draws: int = 1,
         method: str = "auto",
         samples: int = 200,
+        refine: int = 0,
         random_state: Any = None,
     ) -> Data:
         """Completes rows with draws from P(x_unseen | x_seen); observed cells stay as they are.
@@ -223,17 +236,21 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 chains that start there; ``"auto"``, chains where too few samples count; or
                 ``"mean"``, the conditional means (of categories the most probable) and no draws.
             samples: paths from which each draw is resampled.
+            refine: with n > 0, every row by chains of n transitions from there; "gibbs" has 200.
             random_state: seed in place of the estimator's.
 
         Returns:
             ``(draws, rows, *event)``; of a DataFrame, one DataFrame with the draw as the outer
             level of its index; of a dict, a dict.
         """
-        return self._imputed(X, How(method, draws, samples, khat=False), random_state).draws
+        how = How(method, draws, samples, khat=False).refined(refine)
+        return self._imputed(X, how, random_state).draws
 
-    def imputation(self, X: Data, *, random_state: Any = None, **how: Any) -> Imputed:
+    def imputation(
+        self, X: Data, *, refine: int = 0, random_state: Any = None, **how: Any
+    ) -> Imputed:
         """What ``impute`` gives, with ESS, k-hat and R-hat of each row; ``how`` as there."""
-        return self._imputed(X, How(**how), random_state)
+        return self._imputed(X, How(**how).refined(refine), random_state)
 
     def log_likelihood(
         self,
@@ -270,7 +287,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """The mean of log P(x_seen) over rows, nats; y is not used."""
         return self.log_likelihood(X).mean
 
-    @available_if(lambda self: bool(labels_among(getattr(self, "encodings_", {}))))
+    @available_if(has_labels)
     def predict_proba(
         self,
         X: Data,
@@ -293,7 +310,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             batch, told = self.batch(without(X, name)), torch.as_tensor(values)
             return label_proba(self.model_, batch, name, told, samples).proba
 
-    @available_if(lambda self: bool(labels_among(getattr(self, "encodings_", {}))))
+    @available_if(has_labels)
     def predict(self, X: Data, *, modality: str | None = None, **how: Any) -> NDArray[Any]:
         """The most probable class of a label, ``(rows,)``; arguments as of ``predict_proba``."""
         proba = self.predict_proba(X, modality=modality, **how)
@@ -311,29 +328,18 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def transform(self, X: Data) -> NDArray[np.float32]:
         """The codes h_L of the rows, by the mode of every encoder: ``(rows, code)``."""
-        paths = self.model_.encode(self.batch(X), point=True)
-        codes: NDArray[np.float32] = joint_code(paths)[0].cpu().numpy()
-        return codes
+        return codes_of(self.model_, self.batch(X))
 
     def inverse_transform(self, H: NDArray[Any]) -> Data:
         """E[x | h_1] of codes ``(rows, code)``, by the mode of every decoder above."""
         check_is_fitted(self)
-        codes = torch.as_tensor(np.asarray(H)).to(self.model_.like)
-        width = self.model_.prior.elements
-        if codes.ndim != 2 or codes.shape[1] != width:
-            raise ValueError(f"codes must be (rows, {width}), but have shape {tuple(codes.shape)}")
-        paths = self.model_.decode(codes, point=True)
-        return drawn(self.encodings_, {name: path.x for name, path in paths.items()})
+        return rows_of(self.model_, self.encodings_, H)
 
     def reconstruct(self, X: Data) -> Data:
         """E[x | h_1] of the rows' own codes, by modes all the way; missing cells are filled too."""
         raws = self._raws(X)
-        paths = self.model_.encode(self._batch(raws), point=True)
-        back = self.model_.decode(joint_code(paths)[0], point=True)
-        rebuilt = {
-            n: like(decoded(self.encodings_[n], path.x), raws[n]) for n, path in back.items()
-        }
-        return rebuilt if holds_modalities(X) else rebuilt["x"]
+        back = rebuilt(self.model_, self.encodings_, raws, self._batch(raws))
+        return back if holds_modalities(X) else back["x"]
 
     def save(self, directory: str | Path) -> None:
         """Writes ``config.json`` and ``model.safetensors`` into a directory, or nothing at all."""
@@ -363,16 +369,15 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _trainer(self) -> Trainer:
         if not 0 <= self.validation < 1:
-            raise ValueError(
-                f"validation is the share of rows held out, from 0 to below 1, but is "
-                f"{self.validation!r}"
-            )
-        names = [f.name for f in dataclasses.fields(Trainer)]
-        return Trainer(**{name: getattr(self, name) for name in names})
+            share = "the share of rows held out, from 0 to below 1"
+            raise ValueError(f"validation is {share}, but is {self.validation!r}")
+        how = {f.name: getattr(self, f.name) for f in dataclasses.fields(Trainer)}
+        # a mask is explained as it came
+        return Trainer(**how | {"explain": self.explain or self.missing != "mar"})
 
     def _parts(self) -> dict[str, Any]:
         names = ("hidden", "latent", "top", "prior", "units", "activation", "skip", "dropout")
-        return {name: deepcopy(getattr(self, name)) for name in names}
+        return {name: deepcopy(getattr(self, name)) for name in (*names, "weights")}
 
     def _raws(self, X: Data) -> dict[str, Raw]:
         check_is_fitted(self)
@@ -388,11 +393,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return data.split(self.validation)
 
     def _imputed(self, X: Data, how: How, random_state: Any) -> Imputed:
-        raws = self._raws(X)
-        with seeded(self._chosen(random_state)):
-            seed = int(torch.randint(2**62, ()))
-            filled, rows = impute_rows(self.model_, self.encodings_, raws, how, seed)
-        return Imputed(filled if holds_modalities(X) else filled["x"], rows)
+        check_is_fitted(self)
+        return impute_by([self.model_], self, X, how, self._chosen(random_state))
 
     def _chosen(self, random_state: Any) -> Any:
         return self.random_state if random_state is None else random_state

@@ -135,8 +135,56 @@ def _check(start: object, draws: int, warmup: int, thin: int) -> None:
             f"a run needs at least one draw, no negative warm-up and thin of at least 1, but got "
             f"draws={draws}, warmup={warmup}, thin={thin}"
         )
+    check_positions(start)
+
+
+def check_positions(start: object) -> None:
+    """Refuses positions without a dimension of chains.
+
+    Raises:
+        ValueError: a tensor of fewer than two dimensions.
+    """
     if isinstance(start, Tensor) and start.ndim < 2:
         raise ValueError(
             f"positions must be (chains, …, elements), but have shape {tuple(start.shape)}; for "
             f"one chain put a dimension of size 1 in front"
         )
+
+
+def check_start(
+    log_prob: Tensor, who: str = "chains", advice: str = "start them where the target has mass"
+) -> None:
+    """Refuses to start where the target has no density.
+
+    Args:
+        log_prob: of the positions, in nats.
+        who: what starts there.
+        advice: what to do.
+
+    Raises:
+        ValueError: a log-density is not finite.
+    """
+    bad = int((~torch.isfinite(log_prob)).sum())
+    if bad:
+        raise ValueError(
+            f"the log-density is not finite at the start of {bad} of {log_prob.numel()} {who}; "
+            f"{advice}"
+        )
+
+
+N = TypeVar("N", bound=tuple[Any, ...])
+
+
+def chosen(where: Tensor, one: N, other: N) -> N:
+    """One named tuple's tensors where it is true, the other's elsewhere, row by row.
+
+    Args:
+        where: for each row, ``(…)``.
+        one: tensors ``(…)`` or ``(…, elements)``.
+        other: the same.
+    """
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(where if a.ndim == where.ndim else where[..., None], a, b)
+
+    return type(one)(*map(pick, one, other))

@@ -59,17 +59,6 @@ def _matmul(matrix: Tensor, vector: Elements) -> Elements:
     return (matrix @ vector[..., None])[..., 0]
 
 
-def chosen(where: Tensor, one: Point, other: Point) -> Point:
-    """One point where it is true, the other elsewhere, row by row."""
-    pick = where[..., None]
-    return Point(
-        torch.where(pick, one.position, other.position),
-        torch.where(pick, one.momentum, other.momentum),
-        torch.where(where, one.log_prob, other.log_prob),
-        torch.where(pick, one.gradient, other.gradient),
-    )
-
-
 def score(log_prob: LogDensity, position: Elements) -> tuple[PerRow, Elements]:
     """The log-density and its gradient at a position, neither with a graph.
 
@@ -82,17 +71,3 @@ def score(log_prob: LogDensity, position: Elements) -> tuple[PerRow, Elements]:
         (gradient,) = torch.autograd.grad(value.sum(), x)
     # any force that depends on the position alone leaves the leapfrog reversible
     return value.detach(), gradient.nan_to_num(0.0, 0.0, 0.0)
-
-
-def check_start(log_prob: PerRow) -> None:
-    """Refuses chains that start where the target has no density.
-
-    Raises:
-        ValueError: a log-density is not finite.
-    """
-    bad = int((~torch.isfinite(log_prob)).sum())
-    if bad:
-        raise ValueError(
-            f"the log-density is not finite at the start of {bad} of {log_prob.numel()} chains; "
-            f"start them where the target has mass"
-        )

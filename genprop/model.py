@@ -14,6 +14,7 @@ from genprop.passage import Foot, climb_stack, straight_through
 from genprop.prior import Prior
 from genprop.shapes import Elements, PerRow, Seen
 from genprop.stack import Path, Stack, is_discrete
+from genprop.weighing import checked_weights
 
 LogPrior = Callable[[Tensor, Tensor | None], Tensor]
 NESTED = "prior"  # in names: of the model that is a model's prior
@@ -31,10 +32,12 @@ class Model(Prior):
         stacks: a stack for each modality, or one alone, which becomes modality ``"x"``.
         prior: its elements are those of all codes together.
         samples: paths K of its loss as a prior, -log (1/K) Σ_k P(x, h_k) / Q(h_k | x).
+        weights: by modality a factor of log P(x_m | h) in training by a rule, 1 unless given; with
+            another one what is trained is no bound on log P(x). Nothing else looks at it.
 
     Raises:
-        ValueError: the prior has another size, a name cannot be used, no sample, or real-valued
-            codes meet a discrete prior (or the reverse).
+        ValueError: the prior has another size, a name cannot be used, no sample, real-valued codes
+            meet a discrete prior (or the reverse), or a weight has no place or is not positive.
 
     >>> from genprop.conditional import Bernoulli
     >>> from genprop.priors.gaussian import GaussianPrior
@@ -43,10 +46,17 @@ class Model(Prior):
     torch.Size([3, 6])
     """
 
-    def __init__(self, stacks: Stack | Mapping[str, Stack], prior: Prior, samples: int = 1) -> None:
+    def __init__(
+        self,
+        stacks: Stack | Mapping[str, Stack],
+        prior: Prior,
+        samples: int = 1,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         named = {"x": stacks} if isinstance(stacks, Stack) else dict(stacks)
         _check(named, prior)
+        self.weights = checked_weights(weights or {}, named, isinstance(prior, Model))
         if samples < 1:
             raise ValueError(f"a model needs at least one sample for its loss, but got {samples}")
         self.stacks = nn.ModuleDict(named)
@@ -246,8 +256,16 @@ class Model(Prior):
         return Completion(self, h, seen)
 
     def refit(self, codes: Elements) -> None:
-        """Trains the whole model on the codes, as a prior, by the gradient of its loss."""
-        descend(self, codes)
+        """Trains the whole model on the codes, as a prior, by the gradient of its loss.
+
+        Every second code is whole, and of the others a part is hidden, so that encoders learn to
+        read any part.
+        """
+        descend(self, codes, self._lesson)
+
+    def _lesson(self, h: Tensor) -> Tensor:
+        masks = [mask for mask in self.batch(h).hide(0.5).seen.values() if mask is not None]
+        return self.loss(h, torch.cat(masks, -1))
 
     @torch.no_grad()
     def complete(

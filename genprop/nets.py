@@ -1,6 +1,7 @@
 """Deterministic nets that turn what is given into a distribution's parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -104,3 +105,22 @@ class Identity(nn.Module):
     def forward(self, x: Elements, missing: Elements | None = None) -> Outputs:
         """The values themselves."""
         return x
+
+
+@contextmanager
+def constant(module: nn.Module) -> Iterator[None]:
+    """Within it, graphs treat the module's parameters as constants.
+
+    >>> net = nn.Linear(1, 1)
+    >>> with constant(net):
+    ...     net.weight.requires_grad
+    False
+    """
+    learned = [p for p in module.parameters() if p.requires_grad]
+    for p in learned:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in learned:
+            p.requires_grad_(True)

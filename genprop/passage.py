@@ -24,6 +24,7 @@ class Passage(NamedTuple):
         q: the encoder's law.
         h: the draw, with the encoder's graph where the layer is continuous.
         p: the decoder's law given h.
+        weight: factors of the elements' shares in log P(h_{l-1} | h_l), or None.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Passage(NamedTuple):
     q: Product
     h: Tensor
     p: Product
+    weight: Tensor | None = None
 
     @property
     def modality(self) -> str:
@@ -48,7 +50,18 @@ class Passage(NamedTuple):
     @property
     def reconstruction(self) -> PerRow:
         """-log P(sg h_{l-1} | h_l), ``(draws, rows)``."""
-        return self.only_present(-self.p.log_prob(self.below.detach(), self.seen))
+        return self.explained(self.below.detach())
+
+    def explained(self, below: Tensor) -> PerRow:
+        """-log P(below | h_l), its elements weighed, ``(draws, rows)``."""
+        weight = self.weight
+        if weight is None:
+            return self.only_present(-self.p.log_prob(below, self.seen))
+        if bool((weight == weight[0]).all()):
+            return self.only_present(-weight[0] * self.p.log_prob(below, self.seen))
+        log_p = weight * self.p.elements(below)
+        log_p = log_p if self.seen is None else torch.where(self.seen, log_p, 0)
+        return self.only_present(-log_p.sum(-1))
 
     @property
     def known(self) -> Seen | None:

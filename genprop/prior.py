@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 from torch.distributions import Distribution
 
@@ -94,3 +95,11 @@ class LawPrior(DensityPrior, ABC):
 
     def condition(self, h: Elements, seen: Seen) -> Distribution:
         return self.law.given(h, seen)
+
+
+def known_part(h: Elements, seen: Seen | None) -> tuple[Elements, Seen]:
+    """A code, zero where it is not seen, and what is seen of it, of the same shape."""
+    if seen is None:
+        return h, torch.ones_like(h, dtype=torch.bool)
+    h, seen = torch.broadcast_tensors(h, seen)
+    return torch.where(seen, h, 0), seen

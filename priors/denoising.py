@@ -12,7 +12,7 @@ from genprop.denoiser import Denoiser
 from genprop.descent import descend
 from genprop.diffusion import HIGHEST, LOWEST, Levels, Rate, flow, mixing, reverse
 from genprop.distributions import HALF_LOG_2PI, SAMPLE_SHAPE, Scale
-from genprop.prior import DensityPrior
+from genprop.prior import DensityPrior, known_part
 from genprop.shapes import Elements, PerRow, Seen
 
 SAMPLERS = ("flow", "reverse")
@@ -63,6 +63,9 @@ class DenoisingPrior(DensityPrior):
             elements are not solved together, pattern after pattern; ``"hutchinson"`` estimates it
             for all rows at once by random vectors of ±1.
         probes: how many of these.
+        candidates: what a draw given seen elements is picked from, by P(h) / Q(h_unseen | h_seen)
+            where Q is the net's own conditional: with more of them draws come to P's conditional,
+            at the cost of two log-densities for each. One leaves the net's as it is.
 
     Raises:
         ValueError: a size or a number that is not positive, or an unknown choice.
@@ -94,15 +97,16 @@ class DenoisingPrior(DensityPrior):
         sampler: str = "flow",
         divergence: str = "exact",
         probes: int = 16,
+        candidates: int = 1,
     ) -> None:
         super().__init__()
-        _check(levels_per_row=levels_per_row, steps=steps, probes=probes)
+        _check(levels_per_row=levels_per_row, steps=steps, probes=probes, candidates=candidates)
         _known("sampler", sampler, SAMPLERS)
         _known("divergence", divergence, DIVERGENCES)
         self.elements, self.units, self.masked = elements, tuple(units), masked
         self.levels, self.levels_per_row = levels, levels_per_row
         self.steps, self.sampler = steps, sampler
-        self.divergence, self.probes = divergence, probes
+        self.divergence, self.probes, self.candidates = divergence, probes, candidates
         self.net = Denoiser(elements, units, masked=masked)
         self.noise_levels = Levels(levels)
 
@@ -113,13 +117,22 @@ class DenoisingPrior(DensityPrior):
 
     def loss(self, h: Elements, seen: Seen | None = None) -> PerRow:
         h, noisy = self._parted(h, seen)
-        standard = 0.5 * h.square().sum(-1) + HALF_LOG_2PI * noisy.sum(-1)
-        value = standard + self._excess(h, noisy, torch.zeros_like(noisy))
+        value = self._bound(h, noisy)
         if not (self.masked and self._learns):
             return value
         # the value stays the bound; the gradient also teaches the net marginals and conditionals
         practice = self._excess(h.detach(), *_random_states(noisy))
         return value + practice - practice.detach()
+
+    def _bound(self, h: Tensor, noisy: Tensor) -> Tensor:
+        standard = 0.5 * h.square().sum(-1) + HALF_LOG_2PI * noisy.sum(-1)
+        return standard + self._excess(h, noisy, torch.zeros_like(noisy))
+
+    def _lesson(self, h: Tensor) -> Tensor:
+        """All that the net learns: the bound, and marginals and conditionals in random patterns."""
+        whole = torch.ones_like(h, dtype=torch.bool)
+        bound = self._bound(h, whole)
+        return bound + self._excess(h, *_random_states(whole)) if self.masked else bound
 
     def log_prob(self, h: Elements, seen: Seen | None = None) -> PerRow:
         """Log P(h_seen) in nats; a graph is made only where h needs a gradient."""
@@ -148,7 +161,7 @@ class DenoisingPrior(DensityPrior):
 
     def refit(self, codes: Elements) -> None:
         """Goes on learning from the present weights, by ``descend``."""
-        descend(self, codes)
+        descend(self, codes, self._lesson)
 
     @property
     def _learns(self) -> bool:
@@ -156,16 +169,13 @@ class DenoisingPrior(DensityPrior):
         return self.training and torch.is_grad_enabled() and learned
 
     def _parted(self, h: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The code, zero where it was not seen, and what was seen of it."""
-        if seen is None:
-            return h, torch.ones_like(h, dtype=torch.bool)
-        h, seen = torch.broadcast_tensors(h, seen)
+        h, seen = known_part(h, seen)
         if not self.masked and bool((seen.any(-1) & ~seen.all(-1)).any()):
             raise ValueError(
                 "this prior was made with masked=False and knows whole codes only, but of some a "
                 "part was seen; make it with masked=True"
             )
-        return torch.where(seen, h, 0), seen
+        return h, seen
 
     def _excess(self, h: Tensor, noisy: Tensor, given: Tensor) -> Tensor:
         """For each row an estimate of what the bound is more than that of u = 0."""
@@ -249,6 +259,9 @@ class DenoisingPrior(DensityPrior):
 class DenoisingGiven(Distribution):
     """What the net takes for P(h_unseen | h_seen); draws are whole codes, the seen held.
 
+    With several candidates a draw is resampled from so many by P(h) / Q(h_unseen | h_seen) (Rubin,
+    1988), and so comes nearer to what P implies; ``log_prob`` is of the net's own.
+
     Args:
         prior: the prior.
         h: the values to hold, ``(…, elements)``; what it holds in unseen places is not used.
@@ -264,7 +277,19 @@ class DenoisingGiven(Distribution):
 
     def sample(self, sample_shape: Sequence[int] = SAMPLE_SHAPE) -> Elements:
         """Whole codes, the seen elements as they are."""
-        h = self.h.expand(*sample_shape, *self.h.shape)
+        if self.prior.candidates == 1:
+            return self._proposed(sample_shape)
+        draws = math.prod(sample_shape)
+        h = self._proposed((draws * self.prior.candidates,))
+        with torch.no_grad():
+            log_w = (self.prior.log_prob(h) - self.log_prob(h)).flatten(1)
+        chosen = torch.multinomial(log_w.softmax(0).T, draws, replacement=True).T
+        flat = h.reshape(len(h), -1, self.prior.elements)
+        picked = flat[chosen, torch.arange(flat.shape[1], device=h.device)]
+        return picked.reshape(*sample_shape, *self.h.shape)
+
+    def _proposed(self, shape: Sequence[int]) -> Elements:
+        h = self.h.expand(*shape, *self.h.shape)
         return self.prior._drawn(torch.randn_like(h), h, self.seen.expand_as(h))
 
     def log_prob(self, value: Elements) -> PerRow:

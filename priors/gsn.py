@@ -3,7 +3,6 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,8 @@ from genprop.conditional import Categorical, Family
 from genprop.corruption import Additive, Corruption, Redrawn
 from genprop.descent import descend
 from genprop.distributions import SAMPLE_SHAPE, Discrete, Product, Scale
-from genprop.nets import MLP
-from genprop.prior import FollowingPrior, Prior
+from genprop.nets import MLP, constant
+from genprop.prior import FollowingPrior, Prior, known_part
 from genprop.shapes import Elements, PerRow, Seen
 
 TARGETS = ("nearest", "soft")
@@ -208,7 +207,7 @@ class GSNPrior(ChainPrior):
         return h
 
     def loss(self, h: Elements, seen: Seen | None = None) -> PerRow:
-        h, seen = _parted(h, seen)
+        h, seen = known_part(h, seen)
         value = self.bound(h, seen)
         return _taught(value, self.practised(h.detach(), seen)) if self._learns else value
 
@@ -300,10 +299,10 @@ class NeighbourPrior(ChainPrior, FollowingPrior):
         return mean
 
     def loss(self, h: Elements, seen: Seen | None = None) -> PerRow:
-        h, seen = _parted(h, seen)
+        h, seen = known_part(h, seen)
         if not self._learns:
             return self.bound(h, seen)
-        with _constant(self):
+        with constant(self):
             value = self.bound(h, seen)
         costs = torch.stack(list(self.costs(h.detach(), seen, torch.zeros_like(seen))))
         return _taught(value, costs.mean(0) + self.practised(h.detach(), seen))
@@ -343,27 +342,6 @@ class ChainGiven(Distribution):
         return self.prior.run(h.expand(*sample_shape, *h.shape), self.seen)
 
 
-def _parted(h: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The code, zero where it is not seen, and what is seen of it."""
-    if seen is None:
-        return h, torch.ones_like(h, dtype=torch.bool)
-    h, seen = torch.broadcast_tensors(h, seen)
-    return torch.where(seen, h, 0), seen
-
-
 def _taught(value: Tensor, lesson: Tensor) -> Tensor:
     """The value, with the gradient of the lesson beside its own."""
     return value + lesson - lesson.detach()
-
-
-@contextmanager
-def _constant(module: nn.Module) -> Iterator[None]:
-    """Within it, graphs treat the module's parameters as constants."""
-    learned = [p for p in module.parameters() if p.requires_grad]
-    for p in learned:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in learned:
-            p.requires_grad_(True)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genprop.kernel import LogDensity
+from genprop.kernel import LogDensity, check_start, chosen
 from genprop.shapes import Elements, PerRow, Seen
 
 MEMORY = 10
@@ -71,7 +71,7 @@ def ascend(
     if steps < 1:
         raise ValueError(f"an ascent needs at least one step, but got {steps}")
     point = _valued(log_prob, position, free)
-    _check(point.log_prob)
+    check_start(point.log_prob, "rows")
     pairs: list[tuple[Tensor, Tensor]] = []
     done, step = _slope(point) < tolerance, 0
     while not bool(done.all()) and step < steps:
@@ -120,7 +120,7 @@ def _searched(
     for _ in range(HALVINGS):
         trial = _valued(log_prob, point.position + reach[..., None] * direction, free)
         rises = trial.log_prob >= point.log_prob + SUFFICIENT * reach * slope
-        best = _chosen(rises & ~found, trial, best)
+        best = chosen(rises & ~found, trial, best)
         found = found | rises
         if bool(found.all()):
             break
@@ -144,15 +144,6 @@ def _pair(before: _Point, after: _Point) -> tuple[Tensor, Tensor]:
     return torch.where(sound, moved, 0), torch.where(sound, bent, 0)
 
 
-def _chosen(rows: Tensor, one: _Point, other: _Point) -> _Point:
-    pick = rows[..., None]
-    return _Point(
-        torch.where(pick, one.position, other.position),
-        torch.where(rows, one.log_prob, other.log_prob),
-        torch.where(pick, one.gradient, other.gradient),
-    )
-
-
 def _unit(gradient: Tensor) -> Tensor:
     """The gradient, no longer than one."""
     unit: Tensor = gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(1)
@@ -171,12 +162,3 @@ def _over(a: Tensor, b: Tensor) -> Tensor:
 
 def _slope(point: _Point) -> Tensor:
     return point.gradient.abs().amax(-1)
-
-
-def _check(log_prob: Tensor) -> None:
-    bad = int((~torch.isfinite(log_prob)).sum())
-    if bad:
-        raise ValueError(
-            f"the log-density is not finite at the start of {bad} of {log_prob.numel()} rows; "
-            f"start them where the target has mass"
-        )

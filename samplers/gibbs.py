@@ -8,7 +8,7 @@ from torch import Tensor
 
 from genprop.autoregressive import AutoregressiveBernoulli
 from genprop.conditional import Autoregressive
-from genprop.kernel import Kernel
+from genprop.kernel import Kernel, check_start
 from genprop.levels import Floor, Ladder, Levels
 from genprop.posterior import Posterior
 from genprop.prior import LawPrior
@@ -87,7 +87,7 @@ class Gibbs(Kernel[GibbsState]):
         self._moves = list(_moves(posterior))
 
     def init(self, position: Elements) -> GibbsState:
-        _check(self.posterior.log_prob(position))
+        check_start(self.posterior.log_prob(position), advice="start them at posterior.start()")
         return GibbsState(position)
 
     def step(self, state: GibbsState) -> tuple[GibbsState, GibbsInfo]:
@@ -248,12 +248,3 @@ def _can_condition(posterior: Posterior, at: int) -> bool:
     ]
     chained = isinstance(prior, LawPrior) and isinstance(prior.law, AutoregressiveBernoulli)
     return not chained and not any(isinstance(family, Autoregressive) for family in above)
-
-
-def _check(log_prob: Tensor) -> None:
-    bad = int((~torch.isfinite(log_prob)).sum())
-    if bad:
-        raise ValueError(
-            f"the log-density is not finite at the start of {bad} of {log_prob.numel()} chains; "
-            f"start them at posterior.start()"
-        )

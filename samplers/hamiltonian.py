@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from genprop.adaptation import Warmup, new_warmup, tuned, unit_scale
-from genprop.kernel import AdaptiveKernel, Info, LogDensity
-from genprop.leapfrog import Point, check_start, chosen, leapfrog, score
+from genprop.kernel import AdaptiveKernel, Info, LogDensity, check_start, chosen
+from genprop.leapfrog import Point, leapfrog, score
 from genprop.shapes import Elements, Seen
 
 ENERGY_LIMIT = 1000.0  # nats: a trajectory that is off by more has left the level set for good

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from genprop.adaptation import Warmup, new_warmup, tuned
-from genprop.kernel import AdaptiveKernel, Info, Kernel, LogDensity
-from genprop.leapfrog import Point, check_start, chosen, leapfrog, score
+from genprop.kernel import AdaptiveKernel, Info, Kernel, LogDensity, check_start, chosen
+from genprop.leapfrog import Point, leapfrog, score
 from genprop.shapes import Elements
 
 
@@ -165,6 +165,4 @@ class Langevin(Kernel[LangevinState]):
         position = state.position + drift + self.step_size * torch.randn_like(state.position)
         ahead = LangevinState(position, self.score(position))
         sound = torch.isfinite(ahead.score).all(-1) & torch.isfinite(position).all(-1)
-        parts = zip(ahead, state, strict=True)
-        now = LangevinState(*(torch.where(sound[..., None], new, old) for new, old in parts))
-        return now, LangevinInfo(sound.to(position.dtype), sound)
+        return chosen(sound, ahead, state), LangevinInfo(sound.to(position.dtype), sound)

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from genprop.adaptation import Warmup, new_warmup, tuned
 from genprop.bridge import KnownLaw, draws_like
-from genprop.kernel import AdaptiveKernel, Info, LogDensity
-from genprop.leapfrog import check_start
+from genprop.kernel import AdaptiveKernel, Info, LogDensity, check_start
 from genprop.shapes import Elements, PerRow
 
 LogRatio = Callable[[Tensor, Tensor], Tensor]

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from genprop.kernel import Chain, LogDensity
-from genprop.leapfrog import check_start
+from genprop.kernel import Chain, LogDensity, check_positions, check_start
 
 SITE = "x"  # what Pyro calls the position
 
@@ -195,8 +194,4 @@ def _check(
             f"between 0 and 1, but got draws={draws}, warmup={warmup}, step_size={step_size}, "
             f"target={target}"
         )
-    if isinstance(start, Tensor) and start.ndim < 2:
-        raise ValueError(
-            f"positions must be (chains, …, elements), but have shape {tuple(start.shape)}; for "
-            f"one chain put a dimension of size 1 in front"
-        )
+    check_positions(start)

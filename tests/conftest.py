@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from genprop.threads import one_thread
+
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
+def small_tensors() -> Iterator[None]:
     """The tensors of the tests are too small to be shared between threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(autouse=True)

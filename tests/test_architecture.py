@@ -27,18 +27,19 @@ FACES = (
 )
 # Lowest first: a module imports from the floors below its own.
 FLOORS = (
-    ("shapes", "seeds", "convergence", "arviz_api"),
+    ("shapes", "seeds", "threads", "convergence", "arviz_api"),
     ("tables.column_choice", "tables.multiple", "tables.ampute", "tables.calibration"),
     ("nets", "distributions", "tables.column_code", "tables.row_noise"),
     ("multivariate", "logistic", "student", "counts", "autoregressive", "corruption"),
     ("mixture", "diffusion", "denoiser", "flows", "guide"),
     ("conditional", "prior", "kernel"),
-    ("descent", "adaptation", "bridge", "leapfrog", "counting", "ordinal"),
+    ("descent", "adaptation", "bridge", "leapfrog", "counting", "ordinal", "tables.missingness"),
     ("tables.columns",),
     ("data", "encoding", "tables.encoding"),
     ("stack", "table"),
-    ("passage", "quantised", "encodings"),
+    ("passage", "weighing", "quantised", "encodings"),
     ("model",),
+    ("tables.not_at_random",),
     # kernels see a log-density, never a model or a prior: a flow's conditional is a chain of them
     (
         "samplers.hamiltonian",
@@ -54,13 +55,17 @@ FLOORS = (
     ("priors.*", "samplers.*"),
     ("rules.*", "likelihood.*"),
     ("progress", "codes"),
-    ("train", "tables.imputation", "build", "prediction"),
+    ("train", "tables.imputation", "build", "prediction", "recoding"),
+    ("tables.members",),
     ("tables.imputed",),
     ("credit.*",),
     FACES,
     (
         "baselines",
+        "shards",
         "checkup",
+        "coherence",
+        "modal_plots",
         "accounts",
         "tables.calibration_plots",
         "tables.imputer",

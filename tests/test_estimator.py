@@ -314,15 +314,14 @@ def test_large_offsets_lose_no_digits():
 
 @settings(max_examples=15, deadline=None)
 @given(st.data())
-def test_any_pattern_of_missing_cells_goes_in_one_call(data):
-    model = GenProp(**SMALL).fit(holes())
+def test_any_pattern_of_missing_cells_goes_in_one_call(fitted, data):
     rows = data.draw(st.integers(1, 6))
     mask = data.draw(st.lists(st.booleans(), min_size=4 * rows, max_size=4 * rows))
     X = np.where(np.reshape(mask, (rows, 4)), holes(rows, share=0.0), np.nan)
-    draws = model.impute(X, draws=2, samples=10)
+    draws = fitted.impute(X, draws=2, samples=10)
     np.testing.assert_array_equal(draws[:, ~np.isnan(X)], np.stack([X[~np.isnan(X)]] * 2))
     assert np.isfinite(draws).all()
-    assert np.isfinite(model.log_likelihood(X, samples=10).log_prob).all()
+    assert np.isfinite(fitted.log_likelihood(X, samples=10).log_prob).all()
 
 
 def test_save_and_load_give_the_same_model(fitted, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))  # run from the checkout, never installed
 
-from benchmarks import imputation, imputers
+from benchmarks import imputation, imputers, not_at_random, report
 
 TINY = imputers.Effort(epochs=1, draws=3, trees=2, rounds=1)
 
@@ -63,3 +63,31 @@ def test_ranks_are_over_those_who_have_all_tables() -> None:
         {"table": "b", "imputer": "q", "error": 0.5},
     ]
     assert imputation.mean_ranks(rows, "error") == {"p": 1.5, "q": 1.5}
+
+
+def test_parts_come_together_in_one_file(tmp_path) -> None:
+    path = tmp_path / "imputation.json"
+    assert imputation.kept(path, quick=True) == ([], [])
+    row = {"section": "time", "table": "a", "imputer": "p", "error": None}
+    old = {"section": "mcar", "table": "b", "imputer": "q", "error": 1.0}
+    report.write_json(path, {"quick": True, "rows": [row, old], "command": "first"})
+    earlier, commands = imputation.kept(path, quick=True)
+    assert commands == ["first"]
+    assert imputation.merged(earlier, [{**old, "error": 2.0}]) == [{**old, "error": 2.0}, row]
+    with pytest.raises(SystemExit, match="another file"):
+        imputation.kept(path, quick=False)
+
+
+def test_the_protocol_of_cells_cut_by_their_value() -> None:
+    X = not_at_random.read(None, "breast cancer")
+    hidden = not_at_random.cut(X)
+    assert X.shape == (569, 30)
+    assert not hidden[:, 15:].any()
+    assert (hidden[:, :15] == (X[:, :15] > 0)).all()
+    # the paper's figure of the mean, by the same protocol
+    job = imputation.Job("mnar", "breast cancer", 0.0, "mean", 0, TINY)
+    found = imputation.run(job)["error"]
+    assert found == pytest.approx(not_at_random.PUBLISHED["mean"][2], abs=0.005)
+    explained = imputation.run(job._replace(imputer=not_at_random.KNOWN))
+    assert np.isfinite(explained["error"])
+    assert not_at_random.published()[0]["breast cancer"] == 1.82

@@ -204,3 +204,35 @@ def test_several_labels_must_be_named() -> None:
     with pytest.raises(ValueError, match="2 are labels; say which"):
         model.predict({"left": X["left"]})
     assert set(model.predict({"left": X["left"]}, modality="other")) <= {0, 1, 2}
+
+
+def test_a_weight_of_one_modality_reaches_the_model() -> None:
+    settings = {"hidden": (), "top": (2,), "epochs": 1, "random_state": 0, "verbose": 0}
+    model = GenProp(**settings, weights={"left": 0.5}).fit(blobs())
+    assert model.model_.weights == {"left": 0.5}
+    with pytest.raises(ValueError, match="positive numbers by modality"):
+        GenProp(**settings, weights={"middle": 0.5}).fit(blobs())
+
+
+def test_refined_draws_are_those_of_chains_with_their_diagnostics() -> None:
+    settings = {"hidden": (), "top": (2,), "epochs": 2, "random_state": 0, "verbose": 0}
+    model = GenProp(**settings).fit(blobs())
+    given = {"left": blobs()["left"][:3]}
+    found = model.imputation({**blank(3), **given}, refine=8, draws=4, samples=20)
+    assert (found.rows["method"] == "gibbs").all()
+    assert found.rows["rhat"].notna().all()
+    assert (found.rows["acceptance"] > 0).all()
+    same = model.imputation({**blank(3), **given}, method="gibbs", sweeps=8, draws=4, samples=20)
+    assert np.array_equal(found.draws["right"], same.draws["right"])
+    drawn = model.sample(2, given=given, refine=3)
+    assert np.array_equal(drawn["left"], np.stack([given["left"]] * 2).astype(drawn["left"].dtype))
+    assert model.sample(2, given=given, refine=0)["right"].shape == (2, 3, 1)
+    for wrong in ({"refine": -1}, {"refine": 2, "method": "mean"}):
+        with pytest.raises(ValueError, match="refine is a number of transitions"):
+            model.impute(given, **wrong)
+
+
+def blank(rows: int) -> dict[str, np.ndarray]:
+    """Rows of which nothing is seen."""
+    nothing = np.full((rows, 2), np.nan)
+    return {"left": nothing, "right": nothing[:, :1], "label": np.full(rows, None)}

@@ -1,14 +1,18 @@
 """Associated learning: layers meet the label's own path half way, component by component."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from genprop.credit.block import Block
+from genprop.credit.block import UNITS, Block
 from genprop.credit.network import CreditNetwork
 from genprop.credit.rule import PredictingRule, half_square, numbered
 from genprop.rules.rule import Term
+
+# on starting weights: codes of different labels keep their distances through any number of g_i
+SPREAD = {"sigmoid": 4.0, "tanh": 2.0}
 
 
 class AssociatedLearning(PredictingRule):
@@ -21,54 +25,73 @@ class AssociatedLearning(PredictingRule):
 
     Local: each term reaches one component. Transported: nothing. Cost: one forward pass of f, b, g
     and h and their local derivatives; components can be trained by pipelined workers. Memory: one
-    component's values. Source: Kao, Chen, 2021, Associated learning: decomposing end-to-end
-    backpropagation based on autoencoders and target propagation.
+    component's values. The authors' units are sigmoids; their codes start close together, the
+    closer the higher, and labels come back from them only after many updates. Source: Kao, Chen,
+    2021, Associated learning: decomposing end-to-end backpropagation based on autoencoders and
+    target propagation.
 
     Args:
         network: whose hidden blocks are the f_i; its output layer takes no part.
         width: of every t_i.
         bridge: width of a bridge's hidden layer, in widths.
+        unit: of every t_i.
+        bridge_unit: of a bridge's hidden layer.
 
     Raises:
-        ValueError: a width that is not positive.
+        ValueError: a width that is not positive, or a unit unknown or without a derivative.
 
     >>> len(AssociatedLearning(CreditNetwork.build(4, (3, 3), 2), width=5).bridges)
     2
     """
 
-    def __init__(self, network: CreditNetwork, width: int = 64, bridge: int = 5) -> None:
+    def __init__(
+        self,
+        network: CreditNetwork,
+        width: int = 64,
+        bridge: int = 5,
+        unit: str = "tanh",
+        bridge_unit: str = "relu",
+    ) -> None:
         super().__init__()
-        if min(width, bridge) < 1:
-            raise ValueError(f"width and bridge are positive, got {width} and {bridge}")
         self.width, self.bridge = width, bridge
+        self.unit, self.bridge_unit = unit, bridge_unit
+        _check(self)
         self.bridges, self.encoders, self.decoders = (nn.ModuleList() for _ in range(3))
         below = network.outputs
         for _, block in numbered(network.layers):
             size = torch.Size(block.out_shape).numel()
-            two = (
-                Block((size,), bridge * width, "sigmoid"),
-                Block((bridge * width,), width, "sigmoid"),
-            )
+            two = Block((size,), bridge * width, bridge_unit), Block((bridge * width,), width, unit)
             self.bridges.append(nn.Sequential(nn.Flatten(), *two))
-            self.encoders.append(Block((below,), width, "sigmoid"))
-            # what is to be rebuilt lies in (0, 1), but a vector y may lie anywhere
-            last = "identity" if not len(self.decoders) and network.cost == "squared" else "sigmoid"
-            self.decoders.append(Block((width,), below, last))
+            self.encoders.append(_spread(Block((below,), width, unit)))
+            self.decoders.append(_spread(Block((width,), below, self._label_unit(network))))
             below = width
+
+    def _label_unit(self, network: CreditNetwork) -> str:
+        """The unit of the next decoder; the lowest rebuilds the label."""
+        if len(self.decoders):
+            return self.unit
+        return "identity" if network.cost == "squared" else "sigmoid"
 
     def forward(self, network: CreditNetwork, x: Tensor, y: Tensor) -> Iterator[Term]:
         """A term a component, from the lowest up."""
         s, t = x.detach(), network.wanted(y)
         total = x.new_zeros(())
         for number, (name, block) in enumerate(numbered(network.layers)):
-            high, code = block(s), self.encoders[number](t)
-            parts = {
-                f"{name}.associated": half_square(self.bridges[number](high) - code.detach()),
-                f"{name}.inverse": half_square(self.decoders[number](code) - t),
-            }
+            meeting = meet(self.component(number, block), s, t)
+            parts = {f"{name}.{part}": value for part, value in meeting.losses.items()}
             total = total + sum(part.detach() for part in parts.values())
             yield Term(name, parts, {"loss": total})
-            s, t = high.detach(), code.detach()
+            s, t = meeting.s, meeting.t
+
+    def component(self, number: int, block: Block) -> "Component":
+        """All that learns from one component's two losses.
+
+        Args:
+            number: of the component, from 0.
+            block: the network's, on that level.
+        """
+        parts = self.encoders[number], self.decoders[number], self.bridges[number]
+        return Component(block, *parts)
 
     @torch.no_grad()
     def predict(self, network: CreditNetwork, x: Tensor) -> Tensor:
@@ -89,3 +112,45 @@ class AssociatedLearning(PredictingRule):
         made = [b[1].shape[0] for b in self.bridges]  # type: ignore[index]
         if made != sizes:
             raise ValueError("this rule was made for another network; make it anew for this one")
+
+
+class Component(NamedTuple):
+    """The modules f, g, h and b of one component."""
+
+    forward: nn.Module
+    encoder: nn.Module
+    decoder: nn.Module
+    bridge: nn.Module
+
+
+class Meeting(NamedTuple):
+    """A component's losses with their graphs, and what goes up from it, constant."""
+
+    losses: dict[str, Tensor]
+    s: Tensor
+    t: Tensor
+
+
+def meet(component: Component, s: Tensor, t: Tensor) -> Meeting:
+    """What a component makes of s_{i-1} and t_{i-1}, constants."""
+    high, code = component.forward(s), component.encoder(t)
+    losses = {
+        "associated": half_square(component.bridge(high) - code.detach()),
+        "inverse": half_square(component.decoder(code) - t),
+    }
+    return Meeting(losses, high.detach(), code.detach())
+
+
+@torch.no_grad()
+def _spread(block: Block) -> Block:
+    block.weight.mul_(SPREAD.get(block.unit, 1.0))
+    return block
+
+
+def _check(rule: AssociatedLearning) -> None:
+    if min(rule.width, rule.bridge) < 1:
+        raise ValueError(f"width and bridge are positive, got {rule.width} and {rule.bridge}")
+    smooth = [name for name, unit in UNITS.items() if unit.sends == "value"]
+    for name, unit in (("unit", rule.unit), ("bridge_unit", rule.bridge_unit)):
+        if unit not in smooth:
+            raise ValueError(f"{name} must be one of {', '.join(smooth)}, but is {unit!r}")

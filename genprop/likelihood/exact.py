@@ -109,11 +109,8 @@ def _only_estimated(model: Model, batch: Batch) -> bool:
 def _closed_form(law: Gaussians, batch: Batch) -> Estimate:
     def log_rows(part: Batch) -> Estimate:
         x = torch.cat([each.double() for each in part.x.values()], -1)
-        masks = [
-            torch.ones_like(part.x[name], dtype=torch.bool) if mask is None else mask
-            for name, mask in part.seen.items()
-        ]
         whole = all(mask is None for mask in part.seen.values())
-        return _found(law.log_prob(x, None if whole else torch.cat(masks, -1)), "closed form")
+        seen = None if whole else torch.cat(list(part.masks().values()), -1)
+        return _found(law.log_prob(x, seen), "closed form")
 
     return in_parts(batch, NUMBERS_AT_ONCE // law.event_shape[0] ** 2, log_rows)

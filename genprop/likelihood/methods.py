@@ -86,7 +86,7 @@ def log_likelihood(
         return dataclasses.replace(way(model, rows, **options), dimensions=dimensions(model, rows))
 
     found = estimate(batch) if given is None else conditional(batch, given, estimate)
-    _warn(found, chosen)
+    warn_unreliable(found, chosen)
     return found
 
 
@@ -126,7 +126,8 @@ def _check_options(chosen: str, way: Estimator, options: Mapping[str, Any]) -> N
         )
 
 
-def _warn(found: Estimate, method: str) -> None:
+def warn_unreliable(found: Estimate, method: str) -> None:
+    """Warns, with advice, where k-hat is too high in more rows than chance brings."""
     if found.unreliable > MANY and method in ADVICE:
         warnings.warn(
             f"k-hat is above {RELIABLE_KHAT} in {found.unreliable:.0%} of the rows: neither their "

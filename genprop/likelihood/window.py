@@ -105,8 +105,7 @@ def window_estimate(centres: Elements, batch: Batch, bandwidth: float) -> Estima
 def _log_kernels(centres: Tensor, batch: Batch, width: float) -> PerRow:
     """Log N(x_seen; μ_k, σ² I), ``(rows, centres)``."""
     x = torch.cat(list(batch.x.values()), -1)
-    parts = [torch.ones_like(batch.x[n]) if m is None else m for n, m in batch.seen.items()]
-    seen = torch.cat([part.to(x) for part in parts], -1)
+    seen = torch.cat(list(batch.masks().values()), -1).to(x)
     x = x * seen
     away = x.square().sum(-1, keepdim=True) - 2 * x @ centres.mT + seen @ centres.square().mT
     constant = seen.sum(-1, keepdim=True) * (math.log(width) + 0.5 * math.log(2 * math.pi))

@@ -9,13 +9,13 @@ from torch import Tensor
 from genprop.data import Batch
 from genprop.distributions import Product
 from genprop.model import Model
+from genprop.nets import constant
 from genprop.passage import Foot, Passage, climb_stack, input_of, straight_through
 from genprop.rules.rule import (
     Rule,
     Term,
     check_samples,
     climb,
-    constant,
     discrete_layers,
     mean_over_rows,
     negative_bound,
@@ -75,7 +75,7 @@ class Backprop(Rule):
         account = {"prior": prior.detach().mean()}
         log_w = -prior
         for passage in path:
-            reconstruction = passage.only_present(-passage.p.log_prob(passage.below, passage.seen))
+            reconstruction = passage.explained(passage.below)
             log_q = passage.log_q()
             log_w = log_w - reconstruction - log_q
             account[f"{passage.name}.reconstruction"] = reconstruction.detach().mean()

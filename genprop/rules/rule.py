@@ -3,7 +3,6 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from genprop.data import Batch
 from genprop.model import NESTED, Model
 from genprop.passage import Climb, Passage, climb_stack
 from genprop.prior import Prior
+from genprop.rules.weighing import Weights, weighed, weights_above, weights_of
 from genprop.shapes import PerRow
 from genprop.stack import is_discrete
 
@@ -58,7 +58,12 @@ class Rule(ABC):
 
 
 def climb(
-    model: Model, batch: Batch, shape: torch.Size, up: Climb = climb_stack, local: bool = True
+    model: Model,
+    batch: Batch,
+    shape: torch.Size,
+    up: Climb = climb_stack,
+    local: bool = True,
+    weights: Weights | None = None,
 ) -> Iterator[Passage]:
     """Draws a path from Q in every stack, layer by layer, modality by modality.
 
@@ -70,17 +75,20 @@ def climb(
         shape: ``(K,)`` for K paths a row, or ``()`` for one without a dimension of its own.
         up: how one stack is climbed.
         local: whether what goes into a model's prior is held constant.
+        weights: of what the stacks stand on; the model's own unless given.
     """
     tops: dict[str, Tensor] = {}
+    weights = weights_of(model) if weights is None else weights
     for foot in model.feet(batch):
         for passage in up(foot, shape):
             tops[foot.name] = passage.h
-            yield passage
+            yield weighed(passage, weights)
     if isinstance(model.prior, Model):
         code = codes(model, batch, tops, shape)
         known = model.code_seen(batch), model.code_told(batch)
         inner = model.prior.batch(code.detach() if local else code, *known)
-        for passage in climb(model.prior, inner, torch.Size(), up, local):
+        above = weights_above(model, weights)
+        for passage in climb(model.prior, inner, torch.Size(), up, local, above):
             yield passage._replace(name=f"{NESTED}.{passage.name}")
 
 
@@ -112,19 +120,6 @@ def summit(model: Model, batch: Batch, tops: Mapping[str, Tensor], shape: torch.
         return Summit(model.prior, code, seen)
     above = {n.removeprefix(f"{NESTED}."): h for n, h in tops.items() if n.startswith(NESTED)}
     return summit(model.prior, model.prior.batch(code, seen), above, torch.Size())
-
-
-@contextmanager
-def constant(module: nn.Module) -> Iterator[None]:
-    """Within it, graphs treat the module's parameters as constants."""
-    changed = [p for p in module.parameters() if p.requires_grad]
-    for p in changed:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in changed:
-            p.requires_grad_(True)
 
 
 def mean_over_rows(values: Tensor, weights: Tensor | None = None) -> Tensor:

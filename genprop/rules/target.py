@@ -10,6 +10,7 @@ from torch import Tensor
 from genprop.data import Batch
 from genprop.distributions import Continuous, Product
 from genprop.model import NESTED, Model
+from genprop.nets import constant
 from genprop.passage import Passage
 from genprop.rules.rule import (
     Cost,
@@ -18,7 +19,6 @@ from genprop.rules.rule import (
     check_samples,
     climb,
     codes,
-    constant,
     discrete_layers,
     log_weights,
     mean_over_rows,
@@ -51,9 +51,14 @@ class TargetPropagation(Rule):
             down from the code ĥ_L = h_L; ``"difference"``, which corrects this by the layer's own
             misfit, ĥ_l = h_l + g_{l+1}(ĥ_{l+1}) - g_{l+1}(h_{l+1}), from ĥ_L, the prior's
             reconstruction of the code.
+        label: a modality whose influence on the others' codes is discriminant, or None. Where it is
+            seen these codes please log P(h, y) - a log P(h) in place of log P(h, y): at a = 1 the
+            law of the label alone, ∇ log P(y | h), as the difference of the prior's
+            reconstructions with and without the label has it. The prior learns as before.
+        discriminant: a, between 0 and 1, the share of it.
 
     Raises:
-        ValueError: no sample, or an unknown target.
+        ValueError: no sample, an unknown target, or a label beside another target than "decoder".
 
     References:
         Bengio, 2014, How auto-encoders could provide credit assignment in deep networks via
@@ -65,12 +70,26 @@ class TargetPropagation(Rule):
     5
     """
 
-    def __init__(self, samples: int = 1, target: str = "decoder") -> None:
+    def __init__(
+        self,
+        samples: int = 1,
+        target: str = "decoder",
+        label: str | None = None,
+        discriminant: float = 1.0,
+    ) -> None:
         if target not in TARGETS:
             raise ValueError(f"target must be one of {', '.join(TARGETS)}, but is {target!r}")
+        if label is not None and (target != "decoder" or not 0 <= discriminant <= 1):
+            raise ValueError(
+                f"a discriminant label needs target='decoder' and a share between 0 and 1, but got "
+                f"target={target!r} and discriminant={discriminant!r}"
+            )
         self.samples, self.target = check_samples(samples), target
+        self.label, self.discriminant = label, discriminant
 
     def check(self, model: Model) -> None:
+        if self.label is not None:
+            _check_label(model, self.label)
         discrete = discrete_layers(model)
         if discrete and self.samples < 2:
             raise ValueError(
@@ -82,6 +101,7 @@ class TargetPropagation(Rule):
         several = self.samples > 1 and model.has_layers
         shape = torch.Size((self.samples,) if several else ())
         tops = _tops(model, batch, shape)
+        tops[-1].blind = {} if self.label is None else {self.label: self.discriminant}
         costs = (_cost(passage, several) for passage in climb(model, batch, shape))
         if several or self.target != "decoder":
             yield from self._whole(list(costs), tops, several)
@@ -155,6 +175,7 @@ class _Top:
         self.lowest: dict[str, Passage] = {}
         self.laws: dict[str, Product] = {}
         self.told = False
+        self.blind: dict[str, float] = {}
         self._batch = batch
 
     @cached_property
@@ -201,7 +222,10 @@ class _Top:
         These are constant; the prior that is none learns by the same graph.
         """
         if self.above is None:
-            return self.model.prior.loss(code, self.seen)
+            cost = self.model.prior.loss(code, self.seen)
+            for name, share in self.blind.items():
+                cost = cost - share * self._without(name, code)
+            return cost
         inner = self.above.model.batch(code, self.seen)
         total = code.new_zeros(())
         for name, passage in self.above.lowest.items():
@@ -214,6 +238,16 @@ class _Top:
         with constant(self.model.summit):
             through = codes(self.above.model, inner, tops, self.above.shape)
             return total + self.above.price(through)
+
+    def _without(self, label: str, code: Tensor) -> Tensor:
+        """Zero, with the gradient of what labelled codes cost without the label."""
+        names = [name for name, size in self.model.sizes.items() for _ in range(size)]
+        own = torch.tensor([name == label for name in names], device=code.device)
+        seen = torch.ones_like(code, dtype=torch.bool) if self.seen is None else self.seen
+        with constant(self.model.prior):
+            cost = self.model.prior.loss(code, seen & ~own)
+        cost = torch.where((seen & own).any(-1), cost, 0)
+        return cost - cost.detach()
 
     def term(
         self, weights: Tensor | None, bound: dict[str, Tensor] | None = None
@@ -239,6 +273,18 @@ class _Top:
             return NESTED
         names = [cost.passage.name for cost in self.costs.values()]
         return names[0] if len(names) == 1 else f"{names[0].rpartition(NESTED)[0]}top"
+
+
+def _check_label(model: Model, label: str) -> None:
+    if label not in model.stacks or len(model.stacks) < 2:
+        raise ValueError(
+            f"label={label!r} must be one of several modalities, but these are {list(model.stacks)}"
+        )
+    if isinstance(model.prior, Model):
+        raise ValueError(
+            f"label={label!r} needs a prior of the joint code that tells its cost without the "
+            f"label, but layers are above it; use a prior such as 'full' or 'mixture'"
+        )
 
 
 def _tops(model: Model, batch: Batch, shape: torch.Size) -> list[_Top]:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from genprop.conditional import Categorical, Family
-from genprop.distributions import Product, Scale
+from genprop.distributions import SAMPLE_SHAPE, Product, Scale
 from genprop.ordinal import Ordinal
 from genprop.shapes import Elements, PerRow
+from genprop.tables.missingness import MISSING, NetMasking, Selected, SelfMasking, drawn
 
 
 class SideBySide(Product):
@@ -67,6 +68,10 @@ class SideBySide(Product):
     def draw(self, shape: torch.Size) -> Elements:
         return torch.cat([part.draw(shape) for part in self.parts], -1)
 
+    def straight_through(self, sample_shape: Sequence[int] = SAMPLE_SHAPE) -> Elements:
+        """Draws that carry the gradient, those of discrete parts that of their mean."""
+        return torch.cat([drawn(part, sample_shape) for part in self.parts], -1)
+
     def denoise(self, y: Elements, scale: Scale) -> Elements:
         noise = torch.as_tensor(scale, dtype=y.dtype, device=y.device).expand_as(y)
         triples = zip(self.parts, self.blocks(y), self.blocks(noise), strict=True)
@@ -123,6 +128,31 @@ def variable_sizes(family: Family) -> tuple[int, ...]:
     """
     if isinstance(family, Categorical | Ordinal):
         return family.sizes
+    if isinstance(family, Selected):
+        return variable_sizes(family.family)
     if isinstance(family, Columns):
         return tuple(size for block in family.blocks for size in variable_sizes(block))
     return (1,) * family.elements
+
+
+def explaining(family: Family, missing: str) -> Family:
+    """The family, and with it the reason of its holes.
+
+    Args:
+        family: of the values.
+        missing: ``"mar"`` (at random: no reason is modelled), ``"mnar"`` (by a cell's own value),
+            ``"mnar-above"`` (the larger the likelier), ``"mnar-below"``, or ``"mnar-net"`` (by all
+            values).
+
+    Raises:
+        ValueError: an unknown word.
+    """
+    if missing not in MISSING:
+        raise ValueError(f"missing must be one of {', '.join(MISSING)}, but is {missing!r}")
+    if missing == "mar":
+        return family
+    sizes = variable_sizes(family)
+    if missing == "mnar-net":
+        return Selected(family, NetMasking(sizes))
+    side = missing.partition("-")[2] or "either"
+    return Selected(family, SelfMasking(sizes, side))

@@ -177,6 +177,13 @@ class TableEncoding:
             found[..., place] = code.expected(found[..., place], width)
         return found
 
+    def features_at(self, x: Tensor) -> Tensor:
+        """The same of values."""
+        found = x.clone()
+        for place, code in self._bent():
+            found[..., place] = code.unbend(found[..., place])
+        return found
+
     def elements_of(self, features: Tensor) -> Tensor:
         """The model's units of averaged ``features``."""
         found = features.clone()
@@ -244,8 +251,10 @@ def _check(table: Any, choices: Mapping[str, str]) -> None:
             )
 
 
-def features_of(encoding: object, law: Product) -> Tensor:
-    """Expected values that may be averaged, of a modality in any encoding."""
+def features_of(encoding: object, law: Product | Tensor) -> Tensor:
+    """Expected values that may be averaged, of a modality in any encoding, or such of draws."""
+    if isinstance(law, Tensor):
+        return encoding.features_at(law) if isinstance(encoding, TableEncoding) else law
     return encoding.features(law) if isinstance(encoding, TableEncoding) else law.mean
 
 

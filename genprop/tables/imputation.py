@@ -1,7 +1,7 @@
 """Completing rows, each by randomness of its own: by resampled paths, by chains, or by means."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -14,11 +14,11 @@ from genprop.distributions import Product
 from genprop.kernel import run
 from genprop.likelihood.pareto import pareto_khat
 from genprop.likelihood.parts import rows_at_once
-from genprop.model import Model, joint_code
+from genprop.model import Model
 from genprop.posterior import Posterior
 from genprop.prior import DensityPrior
 from genprop.samplers.gibbs import Gibbs
-from genprop.stack import Path
+from genprop.tables.not_at_random import COMPLETIONS, explains_holes, from_above, weigh_whole_rows
 from genprop.tables.row_noise import RowNoise, distinct, keys_of
 
 METHODS = ("auto", "sir", "gibbs", "mean")
@@ -27,8 +27,8 @@ ROWS, PATHS = 64, 2**14
 FEWEST_CHAINS = 4
 ENOUGH = 10  # effective paths, of which a draw is one
 
-Features = Callable[[str, Product], Tensor]
-"""Of a modality's law expected values that may be averaged over paths."""
+Features = Callable[[str, Product | Tensor], Tensor]
+"""Of a modality's law expected values that may be averaged over paths, or such of draws."""
 
 Averages = Callable[[str, Tensor], Tensor]
 """A modality's elements of averaged features."""
@@ -70,6 +70,21 @@ class How:
                 f"the mean is one number, but draws={self.draws}; leave draws out, or use "
                 f"method='auto' for draws"
             )
+
+    def refined(self, transitions: int) -> "How":
+        """The same with every row drawn by chains of so many transitions; 0 leaves it as it is.
+
+        Raises:
+            ValueError: a negative number, or a method that makes no chains.
+        """
+        if not transitions:
+            return self
+        if transitions < 0 or self.method not in ("auto", "gibbs"):
+            raise ValueError(
+                f"refine is a number of transitions, of method 'auto' or 'gibbs', but got "
+                f"refine={transitions} and method={self.method!r}"
+            )
+        return replace(self, method="gibbs", sweeps=transitions)
 
     @property
     def least_ess(self) -> float:
@@ -134,6 +149,10 @@ def fill(
         Wierstra, 2014, and Mattei, Frellsen, 2018, for chains and weights of missing data.
     """
     model.check(batch)
+    if how.method == "gibbs" and explains_holes(model):
+        raise ValueError(
+            "chains do not know why cells are missing, which this model explains; use method='sir'"
+        )
     bend, unbend = features or _means, averages or _as_they_are
     parts = [
         _first(_work(model, part, how, keys, bend, unbend), count)
@@ -175,7 +194,7 @@ def _ending_empty(batch: Batch) -> Batch:
 
 def _other_sizes(model: Model, how: How) -> set[int]:
     """What a dimension beside the rows may measure."""
-    sizes = {1, 2, 3, how.draws, how.samples, model.prior.elements}
+    sizes = {1, 2, 3, COMPLETIONS, how.draws, how.samples, model.prior.elements}
     for _, stack in model.all_stacks():
         sizes |= {stack.elements or 1, stack.code_elements}
         sizes |= {stack[level].above for level in range(len(stack.layers))}
@@ -186,10 +205,27 @@ def _other_sizes(model: Model, how: How) -> set[int]:
 def _work(
     model: Model, batch: Batch, how: How, keys: Tensor, features: Features, averages: Averages
 ) -> Filled:
+    if explains_holes(model):
+        with RowNoise(keys):
+            return _weighed(model, batch, how, features, averages)
     if how.method != "mean":
         return _drawn(model, batch, how, keys)
     with RowNoise(keys):
         return _mean(model, batch, how, features, averages)
+
+
+def _weighed(
+    model: Model, batch: Batch, how: How, features: Features, averages: Averages
+) -> Filled:
+    """Draws or means of whole rows, whose weights know why cells are missing."""
+    found = weigh_whole_rows(model, batch, how.samples)
+    if how.method != "mean":
+        return _told(found.draws(how.draws), found.log_path, how)
+    weights, x = found.log_w.softmax(0)[..., None], {}
+    for name, drawn in found.x.items():
+        seen, mean = batch.seen[name], averages(name, (weights * features(name, drawn)).sum(0))
+        x[name] = (batch.x[name] if seen is None else torch.where(seen, batch.x[name], mean))[None]
+    return _told(x, found.log_path, how)
 
 
 def _drawn(model: Model, batch: Batch, how: How, keys: Tensor) -> Filled:
@@ -238,7 +274,7 @@ def _mean(model: Model, batch: Batch, how: How, features: Features, averages: Av
     """E[x | x_seen] over paths by their weights."""
     paths = model.encode(batch, how.samples if model.has_layers else 1)
     log_w = model.log_weights(paths, batch)
-    below = _from_above(model, batch, paths)
+    below = from_above(model, batch, paths, mean=True)
     weights, x = log_w.softmax(0)[..., None], {}
     for name, stack in model.named_stacks():
         seen = batch.seen[name]
@@ -255,16 +291,6 @@ def _mean(model: Model, batch: Batch, how: How, features: Features, averages: Av
             mean = averages(name, (weights * found).sum(0))
         x[name] = torch.where(seen, batch.x[name], mean)[None]
     return _told(x, log_w, how)
-
-
-def _from_above(model: Model, batch: Batch, paths: Mapping[str, Path]) -> dict[str, Path]:
-    """Paths down from the prior's code given the codes that are seen; none if all are."""
-    seen = model.code_seen(batch)
-    if seen is None or bool(seen.all()):
-        return {}
-    code = joint_code(paths)
-    seen = seen.expand(code.shape)
-    return model.decode(model.prior.condition(code, seen).sample(), mean=True)
 
 
 def _told(x: dict[str, Tensor], log_w: Tensor, how: How) -> Filled:
@@ -304,8 +330,8 @@ def _joined(parts: list[Filled]) -> Filled:
     return Filled({n: torch.cat([part.x[n] for part in parts], 1) for n in parts[0].x}, **rest)
 
 
-def _means(name: str, law: Product) -> Tensor:
-    return law.mean
+def _means(name: str, law: Product | Tensor) -> Tensor:
+    return law if isinstance(law, Tensor) else law.mean
 
 
 def _as_they_are(name: str, features: Tensor) -> Tensor:

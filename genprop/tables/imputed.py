@@ -1,6 +1,6 @@
 """What an imputation gives back: completed rows as they came, and how far to trust each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genprop.data import Batch
 from genprop.encodings import AnyEncoding, decoded, encoded
 from genprop.model import Model
-from genprop.table import Raw, completed
-from genprop.tables.encoding import averaged, features_of
-from genprop.tables.imputation import Filled, How, fill
+from genprop.seeds import seeded
+from genprop.table import Raw, checked, completed, holds_modalities
+from genprop.tables.imputation import Filled, How
+from genprop.tables.members import fill_together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,8 +65,27 @@ class Imputed:
         return self.verdict
 
 
+def impute_by(
+    models: Sequence[Model], estimator: Any, X: Any, how: How, random_state: Any
+) -> Imputed:
+    """Rows as a user holds them, completed.
+
+    Args:
+        models: of the same modalities, whose draws or means are put together.
+        estimator: which knows how data becomes numbers.
+        X: the rows.
+        how: the method and its effort.
+        random_state: of all draws.
+    """
+    raws = checked(estimator, X, reset=False)
+    with seeded(random_state):
+        seed = int(torch.randint(2**62, ()))
+        filled, rows = impute_rows(models, estimator.encodings_, raws, how, seed)
+    return Imputed(filled if holds_modalities(X) else filled["x"], rows)
+
+
 def impute_rows(
-    model: Model,
+    models: Sequence[Model],
     encodings: Mapping[str, AnyEncoding],
     raws: Mapping[str, Raw],
     how: How,
@@ -77,15 +96,18 @@ def impute_rows(
     Only rows in which something is missing are worked on.
 
     Args:
-        model: the model.
-        encodings: of its modalities.
+        models: one, or several of which the draws or means are put together.
+        encodings: of their modalities.
         raws: the rows.
         how: the method and its effort.
         seed: of all rows.
     """
-    batch = encoded(encodings, raws).to(model.like.device, model.like.dtype)
-    holes = torch.as_tensor(_holes(raws) > 0).to(model.like.device)
-    filled = _filled(model, encodings, batch.take(holes), how, seed) if bool(holes.any()) else None
+    like = models[0].like
+    batch = encoded(encodings, raws).to(like.device, like.dtype)
+    holes = torch.as_tensor(_holes(raws) > 0).to(like.device)
+    filled = None
+    if bool(holes.any()):
+        filled = fill_together(models, encodings, batch.take(holes), how, seed)
     draws = {}
     for name, raw in raws.items():
         x = batch.x[name].expand(how.draws, *batch.x[name].shape).clone()
@@ -94,19 +116,6 @@ def impute_rows(
         exact = how.method == "mean"
         draws[name] = completed(decoded(encodings[name], x, exact), raw)
     return draws, _lines(raws, filled, how, holes.cpu().numpy())
-
-
-def _filled(
-    model: Model, encodings: Mapping[str, AnyEncoding], batch: Batch, how: How, seed: int
-) -> Filled:
-    return fill(
-        model,
-        batch,
-        how,
-        seed,
-        lambda name, law: features_of(encodings[name], law),
-        lambda name, features: averaged(encodings[name], features),
-    )
 
 
 def _holes(raws: Mapping[str, Raw]) -> NDArray[np.int64]:

@@ -1,47 +1,58 @@
 """An imputer for scikit-learn's pipelines, its model's size fitted to the table."""
 
 import math
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import Tags
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from genprop.encoding import missing_cells
 from genprop.estimator import GenProp
-from genprop.tables.imputed import Imputed
+from genprop.tables.imputation import How
+from genprop.tables.imputed import Imputed, impute_by
 
-UPDATES = 8000  # of the optimizer, about
+UPDATES = 8000  # of the optimizer for a model alone, about
+MEMBER_UPDATES = 4000  # for each of several
 SMALL = 10_000  # rows, up to which mini-batches are small
+MEMBERS = ((1000, 5), (SMALL, 3))  # up to so many rows, how many models
 
 
 class GenPropImputer(TransformerMixin, BaseEstimator):
-    """Fills the holes of tables by a model of their rows, fitted once, for rows old and new.
+    """Fills the holes of tables by models of their rows, fitted once, for rows old and new.
 
-    The model is one of a small table by default: one layer of about ten latents, nets with an
+    A model is one of a small table by default: one layer of about ten latents, nets with an
     affine path and dropout that read what is missing, trained on rows of which more is hidden.
+    Of small tables there are several, which differ by their seed: a mean is that of their means,
+    and draws come from each of them by turns, so that they are as uncertain as the fit is.
 
     Args:
         method: what a hole becomes: ``"mean"`` (of categories the most probable), or one draw, by
             ``"sir"``, ``"gibbs"`` or ``"auto"``.
         visible: as of ``GenProp``: families of columns are chosen by what they hold, or by you.
+        missing: as of ``GenProp``: ``"mar"``, or ``"mnar"`` where cells are missing by their own
+            values, which is then modelled, too.
         samples: importance samples of a mean; paths of which a draw is one.
         add_indicator: whether columns follow that say where cells were missing, one for each column
             that had holes in fit.
+        members: how many models; ``"auto"`` is 5 for up to 1,000 rows, 3 for up to 10,000, else 1.
         settings: arguments of ``GenProp`` in place of those chosen for the table.
         random_state: seed of fit and of every draw after it.
         verbose: 0 is silent; 1 shows progress on a terminal.
 
     Attributes:
-        model_: the ``GenProp`` that was fitted.
+        models_: the ``GenProp`` of every member.
+        model_: the first of them.
         settings_: its arguments, chosen and given.
         indicated_: numbers of the columns with an indicator.
 
     References:
         Mattei, Frellsen, 2019, MIWAE: deep generative modelling and imputation of incomplete data
-        sets (importance-weighted bounds and means of seen cells).
+        sets (importance-weighted bounds and means of seen cells). Lakshminarayanan, Pritzel,
+        Blundell, 2017, Simple and scalable predictive uncertainty estimation using deep ensembles.
 
     >>> X = np.array([[0.0, 1.0], [1.0, np.nan], [0.5, 1.5], [1.0, 2.0]])
     >>> imputer = GenPropImputer(settings={"epochs": 2}, add_indicator=True, random_state=0)
@@ -54,16 +65,20 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
         method: str = "mean",
         *,
         visible: Any = "auto",
+        missing: str = "mar",
         samples: int = 500,
         add_indicator: bool = False,
+        members: int | str = "auto",
         settings: dict[str, Any] | None = None,
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
         self.method = method
         self.visible = visible
+        self.missing = missing
         self.samples = samples
         self.add_indicator = add_indicator
+        self.members = members
         self.settings = settings
         self.random_state = random_state
         self.verbose = verbose
@@ -81,11 +96,21 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
         Args:
             X: an array ``(rows, columns)`` or a DataFrame; NaN, None or NA is missing.
             y: not used.
+
+        Raises:
+            ValueError: no members, or what ``GenProp.fit`` refuses.
         """
         X = self._check(X, reset=True)
-        own = {"visible": self.visible, "random_state": self.random_state, "verbose": self.verbose}
-        self.settings_ = {**table_settings(*np.shape(X)), **own, **(self.settings or {})}
-        self.model_ = GenProp(**self.settings_).fit(X)
+        rows, columns = np.shape(X)
+        count = member_count(self.members, rows)
+        own = {n: getattr(self, n) for n in ("visible", "missing", "random_state", "verbose")}
+        chosen = table_settings(rows, columns, count)
+        self.settings_ = {**chosen, **own, **(self.settings or {})}
+        self.models_ = [
+            GenProp(**{**self.settings_, "random_state": seed}).fit(X)
+            for seed in _seeds(self.settings_["random_state"], count)
+        ]
+        self.model_ = self.models_[0]
         self.indicated_ = np.flatnonzero(_missing(X).any(0))
         return self
 
@@ -93,19 +118,28 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
         """The rows without holes, in the container and the types in which they came."""
         check_is_fitted(self)
         X = self._check(X, reset=False)
-        filled = self.model_.impute(X, method=self.method, samples=self.samples)
+        filled = self.impute(X, 1, method=self.method, samples=self.samples)
         whole = filled.droplevel(0) if hasattr(filled, "columns") else filled[0]
         return self._with_indicator(whole, X) if self.add_indicator else whole
 
     def impute(self, X: Any, draws: int = 20, **how: Any) -> Any:
-        """Several completions of the rows, as ``GenProp.impute`` has them."""
-        check_is_fitted(self)
-        return self.model_.impute(X, draws=draws, **how)
+        """Several completions of the rows, as ``GenProp.impute`` has them, draw d of model d mod M.
 
-    def imputation(self, X: Any, draws: int = 20, **how: Any) -> Imputed:
+        Args:
+            X: the rows.
+            draws: of each row.
+            how: as of ``GenProp.impute``.
+        """
+        return self.imputation(X, draws, khat=False, **how).draws
+
+    def imputation(
+        self, X: Any, draws: int = 20, *, random_state: Any = None, **how: Any
+    ) -> Imputed:
         """The same with diagnostics of each row, as ``GenProp.imputation``."""
         check_is_fitted(self)
-        return self.model_.imputation(X, draws=draws, **how)
+        models = [member.model_ for member in self.models_]
+        state = self.model_.random_state if random_state is None else random_state
+        return impute_by(models, self.model_, X, How(draws=draws, **how), state)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """The columns' names, and those of their indicators."""
@@ -148,8 +182,24 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
         return pd.concat([whole, pd.DataFrame(flags, index=whole.index, columns=names)], axis=1)
 
 
-def table_settings(rows: int, columns: int) -> dict[str, Any]:
-    """Arguments of ``GenProp`` for a table of that size.
+def member_count(members: int | str, rows: int) -> int:
+    """How many models there are to be.
+
+    Raises:
+        ValueError: neither a positive number nor ``"auto"``.
+
+    >>> [member_count("auto", rows) for rows in (178, 5000, 1_000_000)]
+    [5, 3, 1]
+    """
+    if members == "auto":
+        return next((count for most, count in MEMBERS if rows <= most), 1)
+    if not isinstance(members, Integral) or members < 1:
+        raise ValueError(f"members must be a positive whole number or 'auto', but is {members!r}")
+    return int(members)
+
+
+def table_settings(rows: int, columns: int, members: int = 1) -> dict[str, Any]:
+    """Arguments of ``GenProp`` for a table of that size, and for so many models of it.
 
     >>> chosen = table_settings(178, 13)
     >>> chosen["hidden"], chosen["batch_size"], chosen["epochs"]
@@ -157,6 +207,7 @@ def table_settings(rows: int, columns: int) -> dict[str, Any]:
     """
     latents = max(1, min(rows // 10, max(min(columns, 10), columns // 10), 64))
     batch = 64 if rows <= SMALL else 256
+    updates = UPDATES if members == 1 else MEMBER_UPDATES
     return {
         "hidden": (latents,),
         "skip": True,
@@ -167,10 +218,18 @@ def table_settings(rows: int, columns: int) -> dict[str, Any]:
         "lr": 6e-3,
         "schedule": "onecycle",
         "batch_size": batch,
-        "epochs": int(min(800, max(5, math.ceil(UPDATES * batch / rows)))),
+        "epochs": int(min(800, max(5, math.ceil(updates * batch / rows)))),
         "validation": 0.0,
         "patience": None,
     }
+
+
+def _seeds(random_state: Any, count: int) -> list[Any]:
+    """One for each model: the given one first, unless it is a generator or none."""
+    if random_state is None:
+        return [None] * count
+    more = check_random_state(random_state).randint(2**31 - 1, size=count).tolist()
+    return [random_state if isinstance(random_state, Integral) else more[0], *more[1:]]
 
 
 def _missing(X: Any) -> NDArray[np.bool_]:

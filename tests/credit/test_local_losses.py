@@ -194,6 +194,63 @@ def test_the_label_comes_back_by_one_bridge_and_all_decoders() -> None:
     assert torch.equal(predict(network, rule, x), found)
 
 
+def code_distances(rule: AssociatedLearning) -> list[float]:
+    """The mean squared distance of labels' codes from their mean, of t_0 and every t_i."""
+    t, found = torch.eye(10), []
+    for encoder in (None, *rule.encoders):
+        t = t if encoder is None else encoder(t).detach()
+        found.append(float((t - t.mean(0)).square().sum(1).mean()))
+    return found
+
+
+@pytest.mark.parametrize("unit", ["tanh", "sigmoid"])
+def test_codes_of_different_labels_start_apart_at_any_depth(unit: str) -> None:
+    """Under Glorot's weights as they are, tanh keeps 1.1, and sigmoids bring the tenth to 1e-12."""
+    torch.manual_seed(0)
+    network = CreditNetwork.build(7, (4,) * 10, 10, "relu")
+    found = code_distances(AssociatedLearning(network, 64, unit=unit))
+    assert min(found[1:]) > (5 * found[0] if unit == "tanh" else 5e-4)
+
+
+def test_a_deep_one_learns() -> None:
+    torch.manual_seed(0)
+    network = CreditNetwork.build(7, (32,) * 6, 3, "relu")
+    how = Trainer(epochs=20, batch_size=15, lr=0.02, device="cpu")
+    rows = CreditTrainer(how).fit(
+        network, AssociatedLearning(network, 16), *blobs(), validation=blobs()
+    )
+    assert rows[-1]["accuracy"] > 0.95
+
+
+def test_a_component_learns_alone_above_one_that_has_learned() -> None:
+    torch.manual_seed(0)
+    network = CreditNetwork.build(7, (32, 32), 3, "relu")
+    rule = AssociatedLearning(network, 16)
+    x, y = blobs()
+
+    def train(number: int) -> tuple[float, float]:
+        own = [p for m in rule.component(number, network.layers[number]) for p in m.parameters()]
+        optimizer = torch.optim.Adam(own, 0.01)
+        losses = []
+        for _ in range(100):
+            optimizer.zero_grad()
+            term = list(rule(network, x, y))[number]
+            term.value.backward()
+            optimizer.step()
+            losses.append(float(term.value.detach()))
+        return losses[0], losses[-1]
+
+    ends = [train(0)]
+    below = [
+        p.detach().clone() for m in rule.component(0, network.layers[0]) for p in m.parameters()
+    ]
+    ends.append(train(1))
+    now = [p for m in rule.component(0, network.layers[0]) for p in m.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(below, now, strict=True))
+    assert all(end < 0.1 * start for start, end in ends)
+    assert (rule.predict(network, x).argmax(1) == y).double().mean() > 0.95
+
+
 def test_what_does_not_fit_is_refused() -> None:
     network = zoo.network("tanh")
     other = CreditNetwork.build(7, (9,), 3)
@@ -204,8 +261,9 @@ def test_what_does_not_fit_is_refused() -> None:
         lambda: CovarianceGoodness(network, -1),
         lambda: ScoreBroadcast(network, memory=1.0),
         lambda: AssociatedLearning(network, 0),
+        lambda: AssociatedLearning(network, unit="sign"),
     ):
-        with pytest.raises(ValueError, match=r"got|is -1"):
+        with pytest.raises(ValueError, match=r"got|is -1|is 'sign'"):
             make()
     flat = CreditNetwork.build(7, (), 3)
     for rule in (ForwardForward(), CovarianceGoodness(flat), AssociatedLearning(flat)):

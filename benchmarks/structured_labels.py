@@ -1,0 +1,188 @@
+"""A digit and its label as two modalities: what is known of the one by the other."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks import report
+from genprop.coherence import Classifier, agreement, fitted_classifier
+from genprop.estimator import GenProp
+from genprop.nets import MLP
+
+LABELS = (100, 1000, 0)  # 0 is all
+CLASSES = 10
+UNITS = (300,)
+LR = 2e-3
+SETTINGS: dict[str, Any] = {
+    "visible": {"image": "bernoulli", "label": "categorical"},
+    "hidden": (),
+    "top": (50,),
+    "units": UNITS,
+    "skip": True,
+    "optimizer": "adamw",
+    "schedule": "onecycle",
+    "lr": LR,
+    "hide": 0.5,
+    "explain": True,
+    "samples": 1,
+    "validation": 0.0,
+    "patience": None,
+    "verbose": 0,
+    "device": "cpu",
+}
+
+Array = NDArray[Any]
+
+
+class Effort(NamedTuple):
+    """How much is done.
+
+    Attributes:
+        rows: of training digits, with a label or without.
+        reader: further ones, to which the classifier of drawn images is fitted.
+        test: rows to test on.
+        epochs: visits of the rows.
+        batch: rows of a mini-batch.
+        paths: for each row and class.
+        draws: images of each class.
+    """
+
+    rows: int = 50_000
+    reader: int = 5000
+    test: int = 2000
+    epochs: int = 6
+    batch: int = 100
+    paths: int = 50
+    draws: int = 100
+
+
+class Rows(NamedTuple):
+    """Images of zeros and ones with their labels, to train on, to fit a reader to, to test on."""
+
+    train: tuple[Array, Array]
+    reader: tuple[Array, Array]
+    test: tuple[Array, Array]
+
+
+def read(folder: Path | None, effort: Effort) -> Rows:
+    """MNIST at half ink, the reader's rows from the end of the training set; or seeded noise."""
+    path = None if folder is None else folder / "mnist.npz"
+    if path is None or not path.exists():
+        rng = np.random.default_rng(0)
+        labels = rng.integers(CLASSES, size=300)
+        x = rng.random((300, 784)) < np.where(np.arange(784) % CLASSES == labels[:, None], 0.5, 0.1)
+        parts = [
+            (x[start : start + 100].astype("f4"), labels[start : start + 100])
+            for start in (0, 100, 200)
+        ]
+        return Rows(*parts)
+    with np.load(path) as arrays:
+        x, y = (arrays["x_train"].reshape(-1, 784) >= 128).astype("f4"), arrays["y_train"]
+        test, labels = (arrays["x_test"].reshape(-1, 784) >= 128).astype("f4"), arrays["y_test"]
+    n, m = effort.rows, effort.reader
+    return Rows((x[:n], y[:n]), (x[-m:], y[-m:]), (test[: effort.test], labels[: effort.test]))
+
+
+def measure(labelled: int, rows: Rows, reader: Classifier, effort: Effort) -> report.Row:
+    """One model and one supervised net, of the same labels and as many updates."""
+    shown = with_labels(rows.train[1], labelled)
+    start = time.perf_counter()
+    model = GenProp(**SETTINGS, epochs=effort.epochs, batch_size=effort.batch, random_state=0)
+    model.fit({"image": rows.train[0], "label": shown})
+    fitted = time.perf_counter() - start
+    image, label = rows.test
+    told = model.predict({"image": image}, samples=effort.paths, random_state=0)
+    images = drawn_images(model, effort.draws)
+    wanted = np.arange(CLASSES)
+    updates = effort.epochs * -(-len(rows.train[0]) // effort.batch)
+    known = ~np.isnan(shown)
+    net = supervised(rows.train[0][known], rows.train[1][known], updates, effort.batch)
+    with torch.no_grad():
+        beside = net(torch.as_tensor(image)).argmax(1).numpy()
+    found = {
+        "accuracy": float((voted(model, image, effort.paths) == label).mean()),
+        "predicted": float((told.astype(int) == label).mean()),
+        "supervised": float((beside == label).mean()),
+        "coherence": float(agreement(images, wanted, reader).mean()),
+    }
+    report.tell(f"{setting(labelled)}: {found}")
+    return {
+        "part": "labels",
+        "setting": setting(labelled),
+        "contender": "joint code",
+        **found,
+        "updates": updates,
+        "minutes": fitted / 60,
+        "images": images,
+    }
+
+
+def setting(labelled: int) -> str:
+    """What a number of labels is called."""
+    return f"{labelled or 'all'} labels"
+
+
+def with_labels(labels: Array, count: int) -> Array:
+    """As many labels of each class as make this count, the others NaN; 0 keeps all."""
+    shown = np.full(len(labels), np.nan)
+    for k in range(CLASSES):
+        mine = np.flatnonzero(labels == k)
+        shown[mine[: count // CLASSES] if count else mine] = k
+    return shown
+
+
+def voted(model: GenProp, image: Array, paths: int) -> Array:
+    """The label most often among draws of P(label | image), paths of one Q(h | image)."""
+    drawn = model.impute(
+        {"image": image}, draws=paths, method="sir", samples=paths, random_state=0
+    )["label"]
+    labels = np.asarray(drawn, float).reshape(paths, -1)
+    return np.stack([(labels == k).sum(0) for k in range(CLASSES)]).argmax(0)
+
+
+def drawn_images(model: GenProp, draws: int) -> Array:
+    """Images drawn given each label, ``(draws, classes, pixels)``."""
+    given = {"label": np.arange(float(CLASSES))}
+    return np.asarray(model.sample(draws, given=given, random_state=0)["image"])
+
+
+def supervised(x: Array, y: Array, updates: int, batch: int) -> MLP:
+    """A perceptron with the encoder's units that has only the labelled rows."""
+    torch.manual_seed(0)
+    net = MLP(x.shape[1], CLASSES, UNITS, skip=True)
+    adam = torch.optim.AdamW(net.parameters(), lr=LR)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, updates)
+    rows, labels = torch.as_tensor(x), torch.as_tensor(y.astype(np.int64))
+    for _ in range(updates):
+        index = torch.randint(len(rows), (min(batch, len(rows)),))
+        loss: Tensor = functional.cross_entropy(net(rows[index]), labels[index])
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        schedule.step()
+    return net
+
+
+def reader_of(rows: Rows) -> tuple[Classifier, float]:
+    """A classifier of images fitted on rows of its own, and its accuracy on test rows."""
+    reader = fitted_classifier(*rows.reader)
+    return reader, float((reader.predict(rows.test[0]) == rows.test[1]).mean())
+
+
+def judge(rows: Sequence[report.Row]) -> list[report.Row]:
+    """Accuracy beside the supervised net's."""
+    bars = []
+    for row in (row for row in rows if row["part"] == "labels"):
+        name = f"accuracy of P(label | image), {row['setting']}"
+        holds = row["accuracy"] >= row["supervised"]
+        bars.append(
+            report.bar(name, row["accuracy"], f">= {row['supervised']:.4f} (supervised)", holds)
+        )
+    return bars
