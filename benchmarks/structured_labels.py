@@ -29,7 +29,9 @@ SETTINGS: dict[str, Any] = {
     "optimizer": "adamw",
     "schedule": "onecycle",
     "lr": LR,
-    "hide": 0.5,
+    # of 784 pixels and one label, the code would be told of the pixels alone
+    "weights": {"label": 50.0},
+    "hide": 1.0,
     "explain": True,
     "samples": 1,
     "validation": 0.0,

@@ -201,6 +201,9 @@ TRAINING = {
         NUMBER, "0.25", "Share of the rows that show only a random part of their cells."
     ),
     "explain": Argument(YES, "no", "Whether decoders explain what was hidden, too."),
+    "missing": Argument(
+        NAME, "mar", "Why cells are missing: mar, mnar, mnar-above, mnar-below or mnar-net."
+    ),
     "epochs": Argument(N, "200", "Most visits of the data."),
     "batch_size": Argument(_or("auto", "auto", N), "auto", "Rows of a mini-batch."),
     "lr": Argument(NUMBER, "0.001", "Learning rate."),

@@ -73,9 +73,7 @@ def _descend(
     prior.load_state_dict(weights)
 
 
-def _visit(
-    prior: Prior, codes: Tensor, loss: Loss, size: int, adam: torch.optim.Optimizer
-) -> None:
+def _visit(prior: Prior, codes: Tensor, loss: Loss, size: int, adam: torch.optim.Optimizer) -> None:
     was = prior.training
     prior.train()
     for index in torch.randperm(len(codes), device=codes.device).split(size):

@@ -72,7 +72,7 @@ def _limits(values: NDArray[Any]) -> tuple[float, float]:
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
 
 
-def _show(axes: "Axes", value: NDArray[Any], shape: Shape, limits: Sequence[float]) -> None:
+def _show(axes: "Axes", value: Any, shape: Shape, limits: Sequence[float]) -> None:
     """One cell without a frame of ticks."""
     axes.set_xticks([])
     axes.set_yticks([])
