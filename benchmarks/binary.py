@@ -80,7 +80,7 @@ class Candidate(NamedTuple):
         chained: whether x and the layers are autoregressive, or of independent units.
         rule: ``rws`` or ``target``.
         lr: learning rate at first.
-        decay: of the weights (AdamW).
+        decay: of the weights (AdamW), not of biases.
         units: hidden units of an autoregressive law.
     """
 
@@ -102,6 +102,7 @@ CANDIDATES = (
     Candidate((50,), True, "rws", 3e-3, 1.0, 128),
     Candidate((20,), True, "rws", 3e-3, 1e-2),
     Candidate((50,), True, "target", 3e-3, 1e-1),
+    Candidate((50,), True, "rws", 1e-3, 3.0),
     Candidate((150, 50), False, "rws", 3e-3, 1e-1),
 )
 QUICK_CANDIDATES = (
@@ -150,8 +151,13 @@ class Attempt:
     def __init__(self, candidate: Candidate, rows: Split, effort: Effort) -> None:
         self.candidate, self.rows, self.effort = candidate, rows, effort
         self.model, self.rule = built(candidate, rows.train), rule_of(candidate)
+        parameters = list(self.model.parameters())
         self.adam = torch.optim.AdamW(
-            self.model.parameters(), lr=candidate.lr, weight_decay=candidate.decay
+            [
+                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": candidate.decay},
+                {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=candidate.lr,
         )
         self.best, self.weights = math.inf, copy.deepcopy(self.model.state_dict())
         self.since, self.cuts, self.updates = 0, 0, 0
@@ -196,7 +202,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.quick:
         effort = Effort(0.02, check=3, draws=5, samples=5, paths=10_000)
         candidates = QUICK_CANDIDATES
-    rows = [measure(name, read(arguments.data, name), effort, candidates) for name in arguments.set]
+    sets = {name: read(arguments.data, name) for name in arguments.set}
+    fresh = [measure(name, split, effort, candidates) for name, split in sets.items()]
+    earlier, commands = report.kept(arguments.json, arguments.quick)
+    rows = report.merged(earlier, fresh, ["set"])
     result = report.Report(
         benchmark="binary",
         quick=arguments.quick,
@@ -208,6 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "effort": effort._asdict(),
             "candidates": [str(candidate) for candidate in candidates],
             "threads_used": 1,
+            "commands": [*commands, arguments.command],
         },
     )
     result.show(COLUMNS)

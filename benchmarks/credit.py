@@ -16,7 +16,6 @@ already keeps the runs that are not made again.
 
 import argparse
 import gzip
-import json
 import math
 import statistics
 import time
@@ -95,11 +94,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Trains all that was asked for, prints the table and writes the JSON."""
     arguments = parse(argv)
     jobs = plan(arguments)
-    runs = earlier(arguments.json)
-    for job, run in zip(jobs, run_all(train, jobs, said), strict=True):
-        runs = [r for r in runs if key(r) != (job.data, job.rule, job.seed)] + [run]
-        write(arguments, runs)
-    result(arguments, runs).show(COLUMNS)
+    runs, commands = report.kept(arguments.json, arguments.quick, "runs")
+    commands.append(arguments.command)
+    for run in run_all(train, jobs, said):
+        runs = report.merged(runs, [run], ("data", "rule", "seed"))
+        result(arguments, runs, commands).write(arguments.json)
+    result(arguments, runs, commands).show(COLUMNS)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -272,25 +272,9 @@ def said(job: Job, run: report.Row) -> str:
     )
 
 
-def key(run: report.Row) -> tuple[str, str, int]:
-    """What makes a run the same as another."""
-    return run["data"], run["rule"], run["seed"]
-
-
-def earlier(path: Path | None) -> list[report.Row]:
-    """The runs that a JSON file holds already."""
-    if path is None or not path.exists():
-        return []
-    runs: list[report.Row] = json.loads(path.read_text(encoding="utf-8"))["runs"]
-    return runs
-
-
-def write(arguments: argparse.Namespace, runs: list[report.Row]) -> None:
-    """The JSON as it stands, after every run: a long one may be broken off."""
-    result(arguments, runs).write(arguments.json)
-
-
-def result(arguments: argparse.Namespace, runs: list[report.Row]) -> report.Report:
+def result(
+    arguments: argparse.Namespace, runs: list[report.Row], commands: list[str]
+) -> report.Report:
     """All runs as a report."""
     rows = summarise(runs)
     return report.Report(
@@ -300,7 +284,7 @@ def result(arguments: argparse.Namespace, runs: list[report.Row]) -> report.Repo
         seeds=sorted({run["seed"] for run in runs}),
         rows=rows,
         bars=judge(rows),
-        more={"runs": runs},
+        more={"runs": runs, "commands": commands},
     )
 
 

@@ -14,7 +14,6 @@ Settings are those that GenPropImputer chooses; none is tuned on hidden cells. R
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -342,8 +341,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = summarise(outcomes)
     for name in absent():
         rows.append({"section": "mcar", "table": "-", "imputer": f"{name}: not installed"})
-    earlier, commands = kept(arguments.json, arguments.quick)
-    rows = merged(earlier, rows)
+    earlier, commands = report.kept(arguments.json, arguments.quick)
+    rows = report.merged(earlier, rows, ("section", "table", "imputer"))
+    rows.sort(key=lambda row: SECTIONS.index(row["section"]))
     more: dict[str, Any] = {
         "ranks": {s: mean_ranks(rows, s) for s in ("error", "crps")},
         "published": not_at_random.published(),
@@ -355,22 +355,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     made.show(COLUMNS)
     made.write(arguments.json)
-
-
-def kept(path: Path | None, quick: bool) -> tuple[list[report.Row], list[str]]:
-    """The rows that an earlier run of the same kind wrote, and the commands that made them."""
-    if path is None or not path.exists():
-        return [], []
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["quick"] != quick:
-        raise SystemExit(f"{path} has quick={content['quick']}; give --json another file")
-    return content["rows"], content.get("commands", [content["command"]])
-
-
-def merged(earlier: Iterable[report.Row], rows: Iterable[report.Row]) -> list[report.Row]:
-    """Rows of both in order of their sections, the later ones in place of the earlier."""
-    found = {(r["section"], r["table"], r["imputer"]): r for r in (*earlier, *rows)}
-    return sorted(found.values(), key=lambda row: SECTIONS.index(row["section"]))
 
 
 def _said(job: Job, outcome: Outcome) -> str:

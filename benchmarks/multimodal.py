@@ -45,9 +45,9 @@ from genprop.estimator import GenProp
 
 MISSING = (0.0, 0.2, 0.5)
 OURS = "genprop"
-JOINT = {  # a code of 64 above all views
+JOINT = {  # a code of 192 above all views: fewer cannot hold what is linear among them
     "hidden": (),
-    "top": (64,),
+    "top": (192,),
     "units": (256,),
     "skip": True,
     "dropout": 0.2,

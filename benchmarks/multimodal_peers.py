@@ -16,9 +16,9 @@ from torch import Tensor, nn
 RIDGE, NEIGHBOURS, PACKAGE = "ridge regression", "nearest neighbours", "multivae"
 ALPHAS = np.logspace(-1, 4, 11)
 NEAREST = 8  # rows, weighted by distance, whose mean is the regression of neighbours
-UNITS, LATENT, RATE = 256, 64, 1e-3
+UNITS, LATENT, RATE = 256, 192, 1e-3
 SAMPLES = 1  # of each code in an update of the mixtures; their default of 10 costs ten times more
-SHARED, PRIVATE = 40, 4  # of models with codes of their own for six views: 40 + 6 · 4 = 64
+SHARED, PRIVATE = 120, 12  # of models with codes of their own for six views: 120 + 6 · 12 = 192
 JOINT_ONLY = "JNF"  # trained in two stages, on rows without holes; samples by Hamiltonian chains
 MIXTURES = ("MMVAEPlus", "CMVAE")  # a call takes one given view at random for all its draws
 

@@ -148,6 +148,27 @@ class Report:
             write_json(path, self.content())
 
 
+def kept(path: Path | None, quick: bool, part: str = "rows") -> tuple[list[Row], list[str]]:
+    """What an earlier run of the same kind wrote, and the commands that made it.
+
+    Args:
+        path: the JSON file, if there is one.
+        quick: whether this run is a quick one.
+        part: where in the file.
+    """
+    if path is None or not path.exists():
+        return [], []
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["quick"] != quick:
+        raise SystemExit(f"{path} has quick={content['quick']}; give --json another file")
+    return content[part], content.get("commands", [content["command"]])
+
+
+def merged(earlier: Iterable[Row], rows: Iterable[Row], names: Sequence[str]) -> list[Row]:
+    """Rows of both, the later in place of an earlier one that agrees in what is named."""
+    return list({tuple(row[name] for name in names): row for row in (*earlier, *rows)}.values())
+
+
 def make_console() -> Console:
     """Standard output, wide where it is no terminal."""
     return Console() if sys.stdout.isatty() else Console(width=WIDTH)

@@ -14,7 +14,6 @@ halves     The right half of digits and of Caltech's silhouettes given the left 
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -54,13 +53,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures what was asked for; prints a table, writes the JSON and the pictures."""
     arguments = parse(argv)
     torch.set_num_threads(1)
-    rows = kept(arguments.json)
+    rows, commands = report.kept(arguments.json, arguments.quick)
+    more = {**SETTINGS, "commands": [*commands, arguments.command]}
     for row in measured(arguments):
         draw(row, arguments.pictures)
         row.pop("images", None)
-        rows = [*(r for r in rows if key(r) != key(row)), row]
+        rows = report.merged(rows, [row], KEY)
         result = report.Report(
-            "structured", arguments.quick, arguments.command, [0], rows, judge(rows), SETTINGS
+            "structured", arguments.quick, arguments.command, [0], rows, judge(rows), more
         )
         result.write(arguments.json)
     result.show(COLUMNS)
@@ -167,20 +167,6 @@ def judge(rows: Sequence[report.Row]) -> list[report.Row]:
         *structured_labels.judge(rows),
         *structured_halves.judge(rows),
     ]
-
-
-def kept(path: Path | None) -> list[report.Row]:
-    """What the file holds already, to which new rows are added."""
-    if path is None or not path.exists():
-        return []
-    content = json.loads(path.read_text(encoding="utf-8"))
-    rows: list[report.Row] = [] if content["quick"] else content["rows"]
-    return rows
-
-
-def key(row: report.Row) -> tuple[object, ...]:
-    """What tells one row from another."""
-    return tuple(row[name] for name in KEY)
 
 
 def draw(row: report.Row, folder: Path | None) -> None:

@@ -67,15 +67,16 @@ def test_ranks_are_over_those_who_have_all_tables() -> None:
 
 def test_parts_come_together_in_one_file(tmp_path) -> None:
     path = tmp_path / "imputation.json"
-    assert imputation.kept(path, quick=True) == ([], [])
+    assert report.kept(path, quick=True) == ([], [])
     row = {"section": "time", "table": "a", "imputer": "p", "error": None}
     old = {"section": "mcar", "table": "b", "imputer": "q", "error": 1.0}
     report.write_json(path, {"quick": True, "rows": [row, old], "command": "first"})
-    earlier, commands = imputation.kept(path, quick=True)
+    earlier, commands = report.kept(path, quick=True)
     assert commands == ["first"]
-    assert imputation.merged(earlier, [{**old, "error": 2.0}]) == [{**old, "error": 2.0}, row]
+    names = ("section", "table", "imputer")
+    assert report.merged(earlier, [{**old, "error": 2.0}], names) == [row, {**old, "error": 2.0}]
     with pytest.raises(SystemExit, match="another file"):
-        imputation.kept(path, quick=False)
+        report.kept(path, quick=False)
 
 
 def test_the_protocol_of_cells_cut_by_their_value() -> None:

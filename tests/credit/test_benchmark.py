@@ -12,7 +12,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[2]))  # run from the checkout, never installed
 
-from benchmarks import credit
+from benchmarks import credit, report
 from benchmarks.credit_rules import CONTENDERS, PERCEPTRONS, THIN
 from genprop.credit.network import CreditNetwork
 
@@ -76,11 +76,10 @@ def test_bars_compare_with_back_propagation_and_with_published_rows() -> None:
 
 def test_a_file_keeps_the_runs_that_are_not_made_again(tmp_path: Path) -> None:
     path = tmp_path / "credit.json"
-    assert credit.earlier(path) == []
     arguments = credit.parse(["--quick", "--json", str(path)])
-    credit.write(arguments, [run_of("BP", 98.0), run_of("DTP", 97.0)])
-    kept = credit.earlier(path)
-    assert [credit.key(run)[1] for run in kept] == ["BP", "DTP"]
+    runs = [run_of("BP", 98.0), run_of("DTP", 97.0)]
+    credit.result(arguments, runs, ["first"]).write(path)
+    assert report.kept(path, quick=True, part="runs") == (runs, ["first"])
     assert {"rows", "bars", "runs"} <= set(json.loads(path.read_text(encoding="utf-8")))
 
 
