@@ -102,7 +102,7 @@ CANDIDATES = (
     Candidate((50,), True, "rws", 3e-3, 1.0, 128),
     Candidate((20,), True, "rws", 3e-3, 1e-2),
     Candidate((50,), True, "target", 3e-3, 1e-1),
-    Candidate((50,), True, "rws", 1e-3, 3.0),
+    Candidate((50,), True, "rws", 3e-3, 4.0),
     Candidate((150, 50), False, "rws", 3e-3, 1e-1),
 )
 QUICK_CANDIDATES = (

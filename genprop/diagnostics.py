@@ -204,7 +204,7 @@ def diagnose(chain: Chain[Any], posterior: Posterior | None = None) -> Diagnosis
     >>> from genprop.seeds import seeded
     >>> kernel = HMC(lambda x: -0.5 * x.square().sum(-1))
     >>> with seeded(0):
-    ...     diagnosis = diagnose(run(kernel, torch.zeros(4, 2), draws=1000, warmup=200))
+    ...     diagnosis = diagnose(run(kernel, torch.zeros(4, 2), draws=400, warmup=100))
     >>> diagnosis.trusted, diagnosis.variables["position"].rhat.shape
     (True, (2,))
     """

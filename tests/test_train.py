@@ -203,7 +203,7 @@ def test_hiding_teaches_encoders_to_do_without():
     for hide in (0.0, 0.7):
         torch.manual_seed(0)
         net = model()
-        Trainer(epochs=60, lr=1e-2, hide=hide, verbose=0).fit(net, TargetPropagation(1), data)
+        Trainer(epochs=30, lr=1e-2, hide=hide, verbose=0).fit(net, TargetPropagation(1), data)
         bounds.append(mean_bound(net, half, 1))
     assert bounds[1] > bounds[0]
 

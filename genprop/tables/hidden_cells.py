@@ -13,6 +13,7 @@ def evaluate_hidden(
     mechanism: str = "mcar",
     draws: int = 50,
     random_state: Any = None,
+    **how: Any,
 ) -> Calibration:
     """Hides cells, draws them, and compares the draws with what they held.
 
@@ -23,7 +24,8 @@ def evaluate_hidden(
         mechanism: which ones, as for ``genprop.tables.ampute.holes``.
         draws: of each hidden cell.
         random_state: seed of holes and draws.
+        how: as ``impute`` takes it, such as ``method="sir"``.
     """
     mask = holes(X, rate, mechanism, random_state)
-    drawn = model.impute(hide(X, mask), draws=draws, random_state=random_state)
+    drawn = model.impute(hide(X, mask), draws=draws, random_state=random_state, **how)
     return calibration(X, drawn, mask)

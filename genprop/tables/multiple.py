@@ -117,7 +117,7 @@ def quantiles(draws: Any, levels: ArrayLike) -> Any:
 
 
 def _degrees(share: Numbers, draws: int, complete: float) -> Numbers:
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         old = np.asarray((draws - 1) / share**2)
     if not np.isfinite(complete):
         return old

@@ -160,8 +160,8 @@ def test_mixed_tables_keep_their_types() -> None:
     assert whole.notna().all(axis=None)
     assert (whole.dtypes == frame.dtypes).all()
     assert set(whole["c"]) <= {"u", "v"}
-    draws = imputer.impute(frame, draws=30)
-    found = evaluate_hidden(imputer, frame, 0.3, draws=20, random_state=0)
+    draws = imputer.impute(frame, draws=30, method="sir")
+    found = evaluate_hidden(imputer, frame, 0.3, draws=20, random_state=0, method="sir")
     assert set(found.numbers.index) == {"n", "k"}
     assert list(found.categories.index) == ["c"]
     assert len(draws) == 30 * 50
