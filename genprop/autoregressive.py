@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from genprop.distributions import SAMPLE_SHAPE, Discrete, Scale
+from genprop.resampling import picked, resampled
 from genprop.shapes import Elements, Outputs, PerRow, Seen
 
 NUMBERS_AT_ONCE = 2**24
@@ -193,7 +194,10 @@ class AutoregressiveGiven(Distribution):
         counted = _up_to_last(self._rows.seen)
         number = math.prod(sample_shape)
         parts = [
-            (index, self._continued(index, counted[index], _picked(values, log_w, number)))
+            (
+                index,
+                self._continued(index, counted[index], picked(values, resampled(log_w, number))),
+            )
             for index, values, log_w in self._rows.completions(counted)
         ]
         return _in_order(parts, 1).reshape(*sample_shape, *self._rows.shape)
@@ -310,12 +314,6 @@ def _in_order(parts: Sequence[tuple[Tensor, Tensor]], dim: int) -> Tensor:
     """Pieces of rows along a dimension, put in the order of the rows' numbers."""
     order = torch.cat([index for index, _ in parts]).argsort()
     return torch.cat([values for _, values in parts], dim).index_select(dim, order)
-
-
-def _picked(values: Tensor, log_w: Tensor, number: int) -> Tensor:
-    """So many of the vectors of each row, each as often as its weight says."""
-    chosen = torch.multinomial(log_w.softmax(0).T, number, replacement=True).T
-    return values[chosen, torch.arange(values.shape[1], device=values.device)]
 
 
 def _every(n: int, like: Tensor) -> Tensor:

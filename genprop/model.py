@@ -12,6 +12,7 @@ from genprop.descent import descend
 from genprop.distributions import SAMPLE_SHAPE, Scale
 from genprop.passage import Foot, climb_stack, straight_through
 from genprop.prior import Prior
+from genprop.resampling import picked, resampled
 from genprop.shapes import Elements, PerRow, Seen
 from genprop.stack import Path, Stack, is_discrete
 from genprop.weighing import checked_weights
@@ -295,26 +296,32 @@ class Model(Prior):
         # without a layer all paths are the data itself
         paths = self.encode(batch, samples if self.has_layers else 1)
         log_w = self.log_weights(paths, batch)
-        chosen = torch.multinomial(log_w.softmax(0).T, draws, replacement=True).T
-        kept = {name: _picked(path, chosen) for name, path in paths.items()}
-        below = self._absent(batch, kept, mean)
+        chosen = resampled(log_w, draws)
+        kept = {
+            name: Path(tuple(picked(h, chosen) for h in path.h), path.laws)
+            for name, path in paths.items()
+        }
+        below = self.absent(batch, kept, mean)
         x = {name: self._completed(batch, name, path, below, mean) for name, path in kept.items()}
         return x, log_w
 
-    def _absent(self, batch: Batch, kept: dict[str, Path], mean: bool) -> dict[str, Path] | None:
-        """Paths down from the prior's code given the codes that are seen; None if all are."""
+    def absent(self, batch: Batch, paths: Mapping[str, Path], mean: bool) -> dict[str, Path]:
+        """Paths down from the prior's code given those codes of the rows' paths that are seen.
+
+        There are none where all are seen. ``mean`` puts E[x | h_1] in place of a draw of x.
+        """
         seen = self.code_seen(batch)
         if seen is None:
-            return None
-        code = joint_code(kept)
+            return {}
+        code = joint_code(paths)
         seen = seen.expand(code.shape)
         return self.decode(self.prior.condition(code, seen).sample(), mean)
 
     def _completed(
-        self, batch: Batch, name: str, path: Path, below: dict[str, Path] | None, mean: bool
+        self, batch: Batch, name: str, path: Path, below: dict[str, Path], mean: bool
     ) -> Tensor:
         seen = batch.seen[name]
-        if seen is None or below is None:
+        if seen is None or not below:
             return path.x
         stack = dict(self.named_stacks())[name]
         drawn = below[name].x
@@ -359,12 +366,6 @@ def joint_code(paths: Mapping[str, Path]) -> Elements:
     """The codes of all modalities side by side."""
     codes = [path.code for path in paths.values()]
     return codes[0] if len(codes) == 1 else torch.cat(codes, -1)
-
-
-def _picked(path: Path, chosen: Tensor) -> Path:
-    """The chosen draw of each row at every level: (draws, rows, elements)."""
-    rows = torch.arange(chosen.shape[1], device=chosen.device)
-    return Path(tuple(h[chosen, rows] for h in path.h), path.laws)
 
 
 def _is_discrete(stack: Stack, prior: Prior) -> bool:

@@ -22,7 +22,16 @@ def seeded(random_state: Any) -> Iterator[None]:
     ...     bool((torch.rand(2) == one).all())
     True
     """
-    seed = int(check_random_state(random_state).randint(2**31 - 1))
+    seed = whole_seed(random_state)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
+
+
+def whole_seed(random_state: Any) -> int:
+    """A whole number that stands for a random state as scikit-learn takes it.
+
+    >>> whole_seed(0) == whole_seed(0) != whole_seed(1)
+    True
+    """
+    return int(check_random_state(random_state).randint(2**31 - 1))

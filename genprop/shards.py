@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_random_state
 
 from genprop.estimator import GenProp
 from genprop.files import atomic, write_json
 from genprop.likelihood.estimate import Estimate, joined
 from genprop.likelihood.methods import warn_unreliable
+from genprop.seeds import whole_seed
+from genprop.threads import one_thread
 
 PLAN = "plan.json"
 Data = Any
@@ -135,12 +136,10 @@ def _launch(work: _Work, left: Sequence[int], processes: int, verbose: int) -> N
 
 def _share(fabric: Any, work: _Work, left: Sequence[int], verbose: int) -> None:
     """One process's share: every so-many-th part, on its device; the first one shows progress."""
-    import torch
-
-    torch.set_num_threads(1)
     work.model.model_.to(fabric.device)
     shown = verbose if fabric.global_rank == 0 else 0
-    work.do(left[fabric.global_rank :: fabric.world_size], shown)
+    with one_thread():
+        work.do(left[fabric.global_rank :: fabric.world_size], shown)
 
 
 def _seed(folder: Path, model: GenProp, X: Data, how: Mapping[str, Any], random_state: Any) -> int:
@@ -161,7 +160,7 @@ def _seed(folder: Path, model: GenProp, X: Data, how: Mapping[str, Any], random_
             )
         return int(known["seed"])
     chosen = model.random_state if random_state is None else random_state
-    seed = int(check_random_state(chosen).randint(2**31 - 1))
+    seed = whole_seed(chosen)
     write_json(path, {**plan, "seed": seed})
     return seed
 

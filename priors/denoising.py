@@ -13,6 +13,7 @@ from genprop.descent import descend
 from genprop.diffusion import HIGHEST, LOWEST, Levels, Rate, flow, mixing, reverse
 from genprop.distributions import HALF_LOG_2PI, SAMPLE_SHAPE, Scale
 from genprop.prior import DensityPrior, known_part
+from genprop.resampling import picked, resampled
 from genprop.shapes import Elements, PerRow, Seen
 
 SAMPLERS = ("flow", "reverse")
@@ -283,10 +284,8 @@ class DenoisingGiven(Distribution):
         h = self._proposed((draws * self.prior.candidates,))
         with torch.no_grad():
             log_w = (self.prior.log_prob(h) - self.log_prob(h)).flatten(1)
-        chosen = torch.multinomial(log_w.softmax(0).T, draws, replacement=True).T
         flat = h.reshape(len(h), -1, self.prior.elements)
-        picked = flat[chosen, torch.arange(flat.shape[1], device=h.device)]
-        return picked.reshape(*sample_shape, *self.h.shape)
+        return picked(flat, resampled(log_w, draws)).reshape(*sample_shape, *self.h.shape)
 
     def _proposed(self, shape: Sequence[int]) -> Elements:
         h = self.h.expand(*shape, *self.h.shape)

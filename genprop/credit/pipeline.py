@@ -99,7 +99,7 @@ class Worker:
         self.losses.append(loss.detach())
 
     def _draws(self, number: int) -> AbstractContextManager[None]:
-        return seeded((self.seed + number * STAGES + self.place) % 2**32)
+        return _draws(self.seed, number, self.place)
 
 
 def train_stage(
@@ -211,7 +211,7 @@ def train_together(
     for number, batch in enumerate(batches):
         message, passings = batch, []
         for place, stage in enumerate(stages):
-            with seeded((seed + number * STAGES + place) % 2**32):
+            with _draws(seed, number, place):
                 passings.append(stage(*message))
             message = passings[-1].up
         credits = [*(passing.down for passing in passings[1:]), None]
@@ -223,6 +223,11 @@ def train_together(
             optimizer.step()
         losses.append(total.sum().detach())
     return losses
+
+
+def _draws(seed: int, number: int, place: int) -> AbstractContextManager[None]:
+    """The draws of one mini-batch in one stage, the same in every schedule."""
+    return seeded((seed + number * STAGES + place) % 2**32)
 
 
 def _check(stages: Sequence[Stage], is_top: bool = True) -> None:

@@ -17,8 +17,9 @@ from genprop.likelihood.parts import rows_at_once
 from genprop.model import Model
 from genprop.posterior import Posterior
 from genprop.prior import DensityPrior
+from genprop.resampling import picked, resampled
 from genprop.samplers.gibbs import Gibbs
-from genprop.tables.not_at_random import COMPLETIONS, explains_holes, from_above, weigh_whole_rows
+from genprop.tables.not_at_random import COMPLETIONS, explains_holes, weigh_whole_rows
 from genprop.tables.row_noise import RowNoise, distinct, keys_of
 
 METHODS = ("auto", "sir", "gibbs", "mean")
@@ -167,10 +168,7 @@ def _parts(model: Model, batch: Batch, how: How, seed: int) -> Iterator[tuple[Ba
     What is drawn, and in what order, must not depend on the rows that come together. So each part
     has masks, and a row of the kind for which more has to be drawn.
     """
-    masks = [
-        torch.ones_like(x) if seen is None else seen.to(x.dtype)
-        for x, seen in zip(batch.x.values(), batch.seen.values(), strict=True)
-    ]
+    masks = [mask.to(batch.x[name].dtype) for name, mask in batch.masks().items()]
     keys = keys_of([*batch.x.values(), *masks], seed).to(model.like.device)
     chains = max(how.draws, FEWEST_CHAINS)
     effort = max(how.samples, chains)
@@ -183,11 +181,9 @@ def _parts(model: Model, batch: Batch, how: How, seed: int) -> Iterator[tuple[Ba
 
 
 def _ending_empty(batch: Batch) -> Batch:
-    masks = {n: torch.ones_like(x, dtype=torch.bool) for n, x in batch.x.items()}
-    for name, mask in masks.items():
-        seen = batch.seen[name]
-        masks[name] = mask.clone() if seen is None else seen.clone()
-        masks[name][-1] = False
+    masks = {name: mask.clone() for name, mask in batch.masks().items()}
+    for mask in masks.values():
+        mask[-1] = False
     x = {name: torch.where(mask, batch.x[name], 0) for name, mask in masks.items()}
     return Batch(x, dict(masks))
 
@@ -255,8 +251,7 @@ def _chains(model: Model, batch: Batch, how: How) -> Filled:
     start = posterior.start(how.samples)
     log_w = posterior.log_prob(start) - posterior.log_q(start)
     chains = max(how.draws, FEWEST_CHAINS)
-    chosen = torch.multinomial(log_w.softmax(0).T, chains, replacement=True).T
-    position = start[chosen, torch.arange(batch.rows, device=chosen.device)]
+    position = picked(start, resampled(log_w, chains))
     chain = run(Gibbs(posterior), position, draws=how.sweeps)
     told = _told(posterior.complete(chain.draws[: how.draws, -1]), log_w, how)
     second = chain.draws[:, how.sweeps // 2 :]
@@ -274,7 +269,7 @@ def _mean(model: Model, batch: Batch, how: How, features: Features, averages: Av
     """E[x | x_seen] over paths by their weights."""
     paths = model.encode(batch, how.samples if model.has_layers else 1)
     log_w = model.log_weights(paths, batch)
-    below = from_above(model, batch, paths, mean=True)
+    below = model.absent(batch, paths, mean=True)
     weights, x = log_w.softmax(0)[..., None], {}
     for name, stack in model.named_stacks():
         seen = batch.seen[name]

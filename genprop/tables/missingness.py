@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from genprop.conditional import Family
 from genprop.distributions import Product, Scale
-from genprop.nets import MLP
+from genprop.nets import MLP, constant
 from genprop.shapes import Elements, PerRow, Seen
 
 MISSING = ("mar", "mnar", "mnar-above", "mnar-below", "mnar-net")
@@ -174,11 +174,8 @@ class Selection(Product):
     def _log_mask(self, x: Tensor, seen: Tensor | None) -> Tensor:
         if not self.held:
             return self.mechanism.log_prob(x, seen)
-        constants = {name: p.detach() for name, p in self.mechanism.named_parameters()}
-        with_mask = _LogMask(self.mechanism)
-        held = {f"mechanism.{name}": p for name, p in constants.items()}
-        found: Tensor = torch.func.functional_call(with_mask, held, (x, seen))
-        return found
+        with constant(self.mechanism):
+            return self.mechanism.log_prob(x, seen)
 
 
 class Selected(Family):
@@ -234,14 +231,3 @@ def drawn(law: Product, shape: Sequence[int] = ()) -> Elements:
     through = getattr(law, "straight_through", law.draw)
     x: Tensor = through(torch.Size(shape))
     return x
-
-
-class _LogMask(nn.Module):
-    """A mechanism's log P(mask | x) as a module's output, for which other weights can be given."""
-
-    def __init__(self, mechanism: Mechanism) -> None:
-        super().__init__()
-        self.mechanism = mechanism
-
-    def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:
-        return self.mechanism.log_prob(x, seen)

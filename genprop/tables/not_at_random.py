@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from genprop.data import Batch
-from genprop.model import Model, joint_code
+from genprop.model import Model
+from genprop.resampling import picked, resampled
 from genprop.stack import Path
 from genprop.tables.missingness import Selected, silent
 
@@ -34,9 +35,8 @@ class Weighed:
 
     def draws(self, count: int) -> dict[str, Tensor]:
         """Some of them, drawn by their weights, ``(draws, rows, elements)``."""
-        chosen = torch.multinomial(self.log_w.softmax(0).T, count, replacement=True).T
-        rows = torch.arange(chosen.shape[1], device=chosen.device)
-        return {name: x[chosen, rows] for name, x in self.x.items()}
+        chosen = resampled(self.log_w, count)
+        return {name: picked(x, chosen) for name, x in self.x.items()}
 
 
 def explains_holes(model: Model) -> bool:
@@ -62,7 +62,7 @@ def weigh_whole_rows(model: Model, batch: Batch, samples: int) -> Weighed:
     with silent(model):
         paths = model.encode(batch, samples)
         log_w = model.log_weights(paths, batch).repeat(COMPLETIONS, 1)
-        below = from_above(model, batch, paths)
+        below = model.absent(batch, paths, mean=False)
         x = {name: _completed(model, name, batch, paths, below) for name in batch.x}
     for name, stack in model.named_stacks():
         family = stack[0].decoder.family if len(stack.layers) else None
@@ -94,15 +94,3 @@ def _completed(
             other = below[name].laws[0].sample((COMPLETIONS,)).flatten(0, 1)
             drawn = torch.where(seen.any(-1, keepdim=True), drawn, other)
     return torch.where(seen, x, drawn)
-
-
-def from_above(
-    model: Model, batch: Batch, paths: Mapping[str, Path], mean: bool = False
-) -> dict[str, Path]:
-    """Paths down from the prior's code given the codes that are seen; none if all are."""
-    seen = model.code_seen(batch)
-    if seen is None or bool(seen.all()):
-        return {}
-    code = joint_code(paths)
-    drawn = model.prior.condition(code, seen.expand(code.shape)).sample()
-    return model.decode(drawn, mean)
