@@ -10,8 +10,8 @@ angle       degrees between the update and back-propagation's, mean over hidden 
 seconds     of an update of 100 rows, median
 memory      most bytes that an update allocates
 
-A run can be split: --only NAME runs what has NAME in its name, and a JSON file that is there
-already keeps the runs that are not made again.
+A run can be split: --only NAME runs that rule, or those with NAME in their names, and a JSON file
+that is there already keeps the runs that are not made again.
 """
 
 import argparse
@@ -132,14 +132,22 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
     data = [name for name, folder in folders.items() if folder is not None] or [MNIST]
     jobs = []
     for seed in range(arguments.seeds):
-        for rule in CONTENDERS:
-            asked = arguments.only is None or any(text in rule for text in arguments.only)
-            for name in (data[-1:] if rule in THIN else data) if asked else ():
+        for rule in asked(arguments.only):
+            for name in data[-1:] if rule in THIN else data:
                 epochs = 1 if rule in THIN else arguments.epochs
                 limits = (arguments.minutes, arguments.rows)
                 more = (folders[name], arguments.choose, 200 if arguments.quick else None)
                 jobs.append(Job(name, rule, seed, epochs, *limits, *more))
     return jobs
+
+
+def asked(texts: Sequence[str] | None) -> list[str]:
+    """The contenders with these names, or with these texts in their names."""
+
+    def fits(rule: str, text: str) -> bool:
+        return rule == text if text in CONTENDERS else text in rule
+
+    return [rule for rule in CONTENDERS if any(fits(rule, text) for text in texts or [""])]
 
 
 def load(job: Job) -> Digits:

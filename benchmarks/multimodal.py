@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from sklearn.neighbors import KNeighborsClassifier
 
 from benchmarks import report
+from benchmarks.joint import SETTINGS
 from benchmarks.multimodal_peers import (
     PEERS,
     Array,
@@ -45,27 +46,18 @@ from genprop.estimator import GenProp
 
 MISSING = (0.0, 0.2, 0.5)
 OURS = "genprop"
-JOINT = {  # a code of 192 above all views: fewer cannot hold what is linear among them
-    "hidden": (),
-    "top": (192,),
+JOINT: dict[str, Any] = {
+    **SETTINGS,
+    "top": (192,),  # fewer cannot hold what is linear among the views
     "units": (256,),
-    "skip": True,
     "dropout": 0.2,
-    "optimizer": "adamw",
-    "schedule": "onecycle",
-    "lr": 2e-3,
-    "hide": 1.0,
-    "explain": True,
-    "validation": 0.0,
-    "patience": None,
     "samples": 5,
-    "verbose": 0,
 }
 # a code of 16 for each view, and a law of all; each view is encoded alone, so that hiding whole
 # views would teach its encoder nothing
 CODES = {**JOINT, "hidden": (16,), "top": (), "hide": 0.25, "explain": False}
 PRIORS = ("full", "mixture", "denoising", "parzen", "nsf")
-SETTINGS = {
+OURS_SETTINGS = {
     f"{OURS}, joint": JOINT,
     **{f"{OURS}, {prior}": {**CODES, "prior": prior} for prior in PRIORS},
 }
@@ -123,7 +115,6 @@ def fit_genprop(settings: Mapping[str, Any], train: Views, seed: int, effort: Ef
         epochs=effort.epochs,
         batch_size=effort.batch,
         random_state=seed,
-        device="cpu",
     ).fit(train)
 
     def fill(rows: Views) -> Filled:
@@ -135,7 +126,7 @@ def fit_genprop(settings: Mapping[str, Any], train: Views, seed: int, effort: Ef
 
 
 CONTENDERS: dict[str, Fit] = {
-    **{name: partial(fit_genprop, settings) for name, settings in SETTINGS.items()},
+    **{name: partial(fit_genprop, settings) for name, settings in OURS_SETTINGS.items()},
     **PEERS,
 }
 
@@ -322,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     more = {
         "views": views,
         "bars_by_view": judge(views),
-        "settings": SETTINGS,
+        "settings": OURS_SETTINGS,
         "effort": jobs[0].effort._asdict(),
         "absent": absent(),
         "versions": report.versions(("multivae", "pythae")),

@@ -20,7 +20,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -34,13 +33,14 @@ from genprop.conditional import Bernoulli
 from genprop.credit.associated import AssociatedLearning
 from genprop.credit.component_stage import component_stages
 from genprop.credit.generative_stage import generative_stages
-from genprop.credit.link import Message, Wire
+from genprop.credit.link import Message, Wire, meeting
 from genprop.credit.network import CreditNetwork
 from genprop.credit.pipeline import LAG, linked, train_stage, train_together
 from genprop.credit.stage import Stage
 from genprop.model import Model
 from genprop.priors.gaussian import GaussianPrior
 from genprop.stack import Stack
+from genprop.threads import one_thread
 
 PIXELS, CLASSES, ROWS = 784, 10, 100
 PROCESSES = 2
@@ -95,11 +95,11 @@ TASKS: dict[str, Callable[[Effort, Sizes | None], list[Stage]]] = {
 }
 
 
+@one_thread()
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints the table and writes the JSON."""
     arguments = report.parse(report.parser("pipeline", __doc__), argv)
     effort = QUICK if arguments.quick else FULL
-    torch.set_num_threads(1)
     rows = [row for task in TASKS for row in measure(task, effort)]
     result = report.Report(
         benchmark="pipeline",
@@ -248,31 +248,23 @@ def processes_seconds(task: str, effort: Effort, sizes: Sizes) -> dict[str, floa
         return found
 
 
+@one_thread()
 def run(rank: int, folder: Path, task: str, effort: Effort, sizes: Sizes) -> None:
     """One process: its stage, timed between barriers."""
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder / 'meeting'}",
-        rank=rank,
-        world_size=len(sizes),
-        timeout=timedelta(minutes=5),
-    )
-    stages, optimizers = prepare(task, effort, sizes)
-    message = message_seconds(rank, stages, task, effort)
-    data = [batch(task)] * effort.updates
+    with meeting(folder / "meeting", rank, len(sizes)):
+        stages, optimizers = prepare(task, effort, sizes)
+        message = message_seconds(rank, stages, task, effort)
+        data = [batch(task)] * effort.updates
 
-    def train() -> None:
-        train_stage(stages[rank], optimizers[rank], effort.updates, () if rank else data)
-        distributed.barrier()
+        def train() -> None:
+            train_stage(stages[rank], optimizers[rank], effort.updates, () if rank else data)
+            distributed.barrier()
 
-    train()
-    update = statistics.median(timed(train) / effort.updates for _ in range(effort.rounds))
-    if rank == 0:
-        content = {"update": update, "message": message}
-        (folder / "found.json").write_text(json.dumps(content), "utf-8")
-    distributed.barrier()
-    distributed.destroy_process_group()
+        train()
+        update = statistics.median(timed(train) / effort.updates for _ in range(effort.rounds))
+        if rank == 0:
+            content = {"update": update, "message": message}
+            (folder / "found.json").write_text(json.dumps(content), "utf-8")
 
 
 def message_seconds(rank: int, stages: Sequence[Stage], task: str, effort: Effort) -> float:

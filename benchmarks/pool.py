@@ -1,11 +1,11 @@
 """Training runs side by side, one thread each."""
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
+from joblib import cpu_count
 
 from benchmarks import report
 
@@ -16,8 +16,8 @@ Outcome = TypeVar("Outcome")
 def run_all(
     run: Callable[[Job], Outcome], jobs: Sequence[Job], said: Callable[[Job, Outcome], str]
 ) -> Iterator[Outcome]:
-    """The outcomes in the order of the jobs, as many at once as there are cores."""
-    workers = min(os.cpu_count() or 1, len(jobs))
+    """The outcomes in the order of the jobs, as many at once as there are cores to run on."""
+    workers = min(cpu_count(), len(jobs))
     with multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) as pool:
         outcomes = zip(jobs, pool.imap(run, jobs), strict=True)
         for number, (job, outcome) in enumerate(outcomes, 1):

@@ -18,11 +18,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks import report, structured_halves, structured_labels, structured_quadrants
 from genprop.modal_plots import given_beside_drawn
 from genprop.plots import save_figure
+from genprop.threads import one_thread
 
 PARTS = ("quadrants", "labels", "halves")
 FILES = ("mnist.npz", "caltech101_silhouettes28.npz")
@@ -49,10 +49,10 @@ COLUMNS = {
 }
 
 
+@one_thread()
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures what was asked for; prints a table, writes the JSON and the pictures."""
     arguments = parse(argv)
-    torch.set_num_threads(1)
     rows, commands = report.kept(arguments.json, arguments.quick)
     more = {**SETTINGS, "commands": [*commands, arguments.command]}
     for row in measured(arguments):

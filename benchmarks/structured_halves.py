@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks import report
+from benchmarks.joint import IMAGES
 from benchmarks.multimodal_rows import energy_score
 from benchmarks.structured_quadrants import SIDE, Digits, Ordered, train
 from benchmarks.structured_quadrants import Effort as Training
@@ -18,23 +19,7 @@ from genprop.estimator import GenProp
 
 HALF = SIDE * SIDE // 2
 SETS = ("digits", "silhouettes")
-SETTINGS: dict[str, Any] = {
-    "visible": "bernoulli",
-    "hidden": (),
-    "top": (50,),
-    "units": (300,),
-    "skip": True,
-    "optimizer": "adamw",
-    "schedule": "onecycle",
-    "lr": 2e-3,
-    "hide": 1.0,
-    "explain": True,
-    "samples": 1,
-    "validation": 0.0,
-    "patience": None,
-    "verbose": 0,
-    "device": "cpu",
-}
+SETTINGS: dict[str, Any] = {**IMAGES, "visible": "bernoulli"}
 
 Array = NDArray[Any]
 

@@ -12,32 +12,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import report
+from benchmarks.joint import IMAGES, LR
 from genprop.coherence import Classifier, agreement, fitted_classifier
 from genprop.estimator import GenProp
 from genprop.nets import MLP
 
 LABELS = (100, 1000, 0)  # 0 is all
 CLASSES = 10
-UNITS = (300,)
-LR = 2e-3
 SETTINGS: dict[str, Any] = {
+    **IMAGES,
     "visible": {"image": "bernoulli", "label": "categorical"},
-    "hidden": (),
-    "top": (50,),
-    "units": UNITS,
-    "skip": True,
-    "optimizer": "adamw",
-    "schedule": "onecycle",
-    "lr": LR,
     # of 784 pixels and one label, the code would be told of the pixels alone
     "weights": {"label": 50.0},
-    "hide": 1.0,
-    "explain": True,
-    "samples": 1,
-    "validation": 0.0,
-    "patience": None,
-    "verbose": 0,
-    "device": "cpu",
 }
 
 Array = NDArray[Any]
@@ -158,7 +144,7 @@ def drawn_images(model: GenProp, draws: int) -> Array:
 def supervised(x: Array, y: Array, updates: int, batch: int) -> MLP:
     """A perceptron with the encoder's units that has only the labelled rows."""
     torch.manual_seed(0)
-    net = MLP(x.shape[1], CLASSES, UNITS, skip=True)
+    net = MLP(x.shape[1], CLASSES, SETTINGS["units"], skip=True)
     adam = torch.optim.AdamW(net.parameters(), lr=LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, updates)
     rows, labels = torch.as_tensor(x), torch.as_tensor(y.astype(np.int64))

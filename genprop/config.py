@@ -189,7 +189,7 @@ MODEL = {
     "units": Argument(SIZES, "128", "Hidden units of every net."),
     "activation": Argument(NAME, "tanh", "tanh, relu, elu, gelu, silu or softplus."),
     "skip": Argument(YES, "no", "An affine path beside every net's hidden layers."),
-    "dropout": Argument(NUMBER, "0", "Probability that a hidden unit is left out in training."),
+    "dropout": Argument(NUMBER, "0", "Probability that a hidden unit is left out, falling to 0."),
     "weights": Argument(
         _or("none", None, WEIGHTS),
         "none",

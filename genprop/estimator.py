@@ -64,7 +64,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         activation: of every net: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"``, ``"silu"``,
             ``"softplus"``.
         skip: whether nets have an affine path beside their hidden layers.
-        dropout: probability that a net's hidden unit is left out in training.
+        dropout: probability that a hidden unit is left out in training, falling to 0 at its end.
         weights: by modality a factor of its log-likelihood in training, which is then no bound.
         hide: probability that a training row shows only a random part of its cells, so that
             encoders learn to cope with every pattern of missing cells.

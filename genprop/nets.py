@@ -31,7 +31,7 @@ class MLP(nn.Module):
         activation: ``tanh``, ``relu``, ``elu``, ``gelu``, ``silu`` or ``softplus``.
         skip: adds the affine path S x beside the hidden layers.
         masked: whether the net may be told what is missing.
-        dropout: probability that training leaves out a hidden unit.
+        dropout: probability that training leaves out a hidden unit, at its start; ``fade``.
 
     Raises:
         ValueError: a size is not positive, the activation is unknown, or dropout no probability.
@@ -105,6 +105,31 @@ class Identity(nn.Module):
     def forward(self, x: Elements, missing: Elements | None = None) -> Outputs:
         """The values themselves."""
         return x
+
+
+def fade(module: nn.Module, done: float) -> None:
+    """Lowers the dropout of every perceptron within to (1 - done) of what it was built with.
+
+    A decoder's scale learns to cover what dropout does to its mean. Where none is left at the end,
+    scales and means fit each other, and the encoders fit both.
+
+    Args:
+        module: what is trained.
+        done: the share of training that is done, between 0 and 1.
+
+    References:
+        Rennie, Goel, Thomas, 2014, Annealed dropout training of deep networks.
+
+    >>> net = MLP(2, 2, dropout=0.2)
+    >>> fade(net, 0.75)
+    >>> net.rest[1]
+    Dropout(p=0.05, inplace=False)
+    """
+    for net in module.modules():
+        if isinstance(net, MLP):
+            for part in net.rest:
+                if isinstance(part, nn.Dropout):
+                    part.p = net.dropout * (1 - done)
 
 
 @contextmanager

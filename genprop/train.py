@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from genprop.codes import whole_codes
 from genprop.data import Batch
 from genprop.model import Model
+from genprop.nets import fade
 from genprop.prior import FollowingPrior
 from genprop.progress import Progress
 from genprop.rules.rule import Rule, Term
@@ -211,6 +212,7 @@ class _Run:
         keys: list[str] = []
         values: list[Tensor] = []
         self.model.train()
+        fade(self.model, len(self.history) / self.how.epochs)
         for number, index in enumerate(batches):
             account = self._update(index, (len(self.history) + number / len(batches)))
             keys = list(account)

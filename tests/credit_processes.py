@@ -1,25 +1,25 @@
 """The same small pipelines in one process and in several, and what they come to."""
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from genprop.conditional import Gaussian
 from genprop.credit.associated import AssociatedLearning
 from genprop.credit.component_stage import component_stages
 from genprop.credit.generative_stage import generative_stages
-from genprop.credit.link import Message
+from genprop.credit.link import Message, meeting
 from genprop.credit.network import CreditNetwork
 from genprop.credit.pipeline import train_stage
 from genprop.credit.stage import Stage
 from genprop.model import Model
 from genprop.priors.gaussian import GaussianPrior
 from genprop.stack import Stack
+from genprop.threads import one_thread
 
 UPDATES, ROWS, SEED = 6, 5, 3
 
@@ -68,22 +68,12 @@ def weights(stage: Stage) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in stage.named_parameters()}
 
 
+@one_thread()
 def run(rank: int, folder: Path, sizes: tuple[int, ...]) -> None:
     """Trains the stage of one process, of each kind, and leaves its weights in the folder."""
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder / 'meeting'}",
-        rank=rank,
-        world_size=len(sizes),
-        timeout=timedelta(seconds=120),
-    )
-    try:
+    with meeting(folder / "meeting", rank, len(sizes)):
         for kind, make in KINDS.items():
             stage = make(sizes)[rank]
             data = batches(kind) if rank == 0 else ()
             train_stage(stage, optimizers([stage])[0], UPDATES, data, SEED)
             save_file(weights(stage), folder / f"{kind}-{rank}.safetensors")
-        distributed.barrier()
-    finally:
-        distributed.destroy_process_group()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from genprop.nets import ACTIVATIONS, MLP
+from genprop.nets import ACTIVATIONS, MLP, fade
 
 SKIPS = pytest.mark.parametrize("skip", [False, True])
 
@@ -75,6 +75,12 @@ def test_dropout_leaves_out_units_in_training_only_and_keeps_the_mean() -> None:
     error = trained.std(0) / 4000**0.5
     assert (trained.std(0) > 0).all()
     assert ((trained.mean(0) - evaluated[0]).abs() < 4 * error).all()
+
+
+def test_dropout_that_faded_away_leaves_the_net_as_it_is() -> None:
+    net, x = MLP(3, 2, units=(64, 64), dropout=0.5), torch.randn(7, 3)
+    fade(net, 1.0)
+    assert torch.equal(net(x), net.eval()(x))
 
 
 @pytest.mark.parametrize("skip", [False, True])

@@ -2,6 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 
 import torch
 from torch import Tensor, distributed
@@ -112,6 +116,29 @@ class Wire(Link):
         header = torch.empty(DIMENSIONS + 2, dtype=torch.int64, device=self.device)
         kind, dimensions, *sizes = self._receive(header).tolist()
         return torch.empty(sizes[:dimensions], dtype=DTYPES[kind], device=self.device)
+
+
+@contextmanager
+def meeting(file: Path, rank: int, size: int) -> Iterator[None]:
+    """Within it processes of one machine are torch.distributed's default group; CPU only.
+
+    Args:
+        file: where they find each other; it is not there yet.
+        rank: of this process.
+        size: how many there are.
+    """
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{file}",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(minutes=5),
+    )
+    try:
+        yield
+        distributed.barrier()  # nobody leaves while another still waits for what was sent
+    finally:
+        distributed.destroy_process_group()
 
 
 def _header(tensor: Tensor) -> Tensor:

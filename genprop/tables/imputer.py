@@ -16,7 +16,7 @@ from genprop.tables.imputation import How
 from genprop.tables.imputed import Imputed, impute_by
 
 UPDATES = 8000  # of the optimizer for a model alone, about
-MEMBER_UPDATES = 4000  # for each of several
+MEMBER_UPDATES = 6000  # for each of several
 SMALL = 10_000  # rows, up to which mini-batches are small
 MEMBERS = ((1000, 5), (SMALL, 3))  # up to so many rows, how many models
 
@@ -212,7 +212,7 @@ def table_settings(rows: int, columns: int, members: int = 1) -> dict[str, Any]:
         "hidden": (latents,),
         "skip": True,
         "dropout": 0.2,
-        "hide": 0.3,
+        "hide": 0.2,
         "samples": 5,
         "optimizer": "adamw",
         "lr": 6e-3,
