@@ -93,7 +93,18 @@ class Contender(nn.Module, ABC):
         """-log P(rest | given), means over rows: ``sampled``, as published, and ``nll``."""
 
 
-class Factorial(Contender):
+class Exact(Contender):
+    """A law whose density is known: what it descends is what it costs."""
+
+    def cost(self, x: Tensor) -> Tensor:
+        return self.loss(x)
+
+    def estimates(self, x: Tensor) -> dict[str, float]:
+        nll = _in_parts(x, self.cost)
+        return {"sampled": nll, "nll": nll}
+
+
+class Factorial(Exact):
     """P(rest | given) of independent pixels, by a perceptron: the published deterministic net."""
 
     def __init__(self, known: Tensor) -> None:
@@ -112,15 +123,8 @@ class Factorial(Contender):
         log_p: Tensor = self.law(x[:, given]).log_prob(x[:, rest])
         return -log_p.mean()
 
-    def cost(self, x: Tensor) -> Tensor:
-        return self.loss(x)
 
-    def estimates(self, x: Tensor) -> dict[str, float]:
-        nll = _in_parts(x, self.cost)
-        return {"sampled": nll, "nll": nll}
-
-
-class Ordered(Contender):
+class Ordered(Exact):
     """P(rest | given) = ∏_j P(x_j | x_<j, given): exact, so that there is nothing to sample."""
 
     def __init__(self, known: Tensor) -> None:
@@ -134,13 +138,6 @@ class Ordered(Contender):
     def loss(self, x: Tensor) -> Tensor:
         log_p: Tensor = self.law(x).log_prob(x[:, self.net.rest])
         return -log_p.mean()
-
-    def cost(self, x: Tensor) -> Tensor:
-        return self.loss(x)
-
-    def estimates(self, x: Tensor) -> dict[str, float]:
-        nll = _in_parts(x, self.cost)
-        return {"sampled": nll, "nll": nll}
 
 
 class GivenPrior(DensityPrior):

@@ -22,11 +22,13 @@ VISIBLE: dict[str, Family] = {"x": Gaussian(3), "y": Categorical([2]), "z": Bern
 BLOBS = 200
 
 
-def joint_model(hidden: object, latent: str = "gaussian", **visible: Family) -> Model:
+def joint_model(
+    hidden: object, latent: str = "gaussian", top: object = (2,), **visible: Family
+) -> Model:
     parts = {
         "hidden": hidden,
         "latent": latent,
-        "top": (2,),
+        "top": top,
         "prior": "auto",
         "units": (5,),
         "activation": "tanh",
@@ -154,6 +156,27 @@ def test_probabilities_of_a_label_are_those_of_the_enumerated_model() -> None:
     # nine values, each within four of its standard errors
     assert (np.abs(found.proba - expected) < 4 * found.std_error).all()
     assert found.std_error.max() < 0.02
+
+
+@pytest.mark.parametrize("top", [(), (2,)])
+@pytest.mark.parametrize("hidden", [{"x": (2,), "y": (2,)}, {"x": (2,), "y": ()}, ()])
+def test_probabilities_of_a_label_agree_with_joint_likelihoods(hidden: object, top: object) -> None:
+    if not top and hidden != {"x": (2,), "y": (2,)}:
+        pytest.skip("raw categories have no density under a Gaussian prior")
+    visible = {"x": Gaussian(3), "y": Categorical([3])}
+    model = joint_model(hidden, top=top, **visible)
+    torch.manual_seed(2)
+    x, count = 0.3 * torch.randn(4, 3).double(), 2000
+    batch = Batch.of({"x": x, "y": torch.zeros(4, 3).double()})
+    told = [Batch.of({"x": x, "y": y.double().expand(4, 3)}) for y in torch.eye(3)]
+    estimates = [importance(model, each, 10 * count) for each in told]
+    joint = np.exp(np.stack([each.log_prob for each in estimates], 1))
+    expected = joint / joint.sum(1, keepdims=True)
+    found = label_proba(model, batch, "y", torch.eye(3), samples=count)
+    error = np.hypot(found.std_error, np.stack([e.std_error for e in estimates], 1))
+    # twelve values, each within four of both estimates' standard errors
+    assert (np.abs(found.proba - expected) < 4 * error).all()
+    assert np.median(error) < 0.08  # encoders that learned nothing propose badly
 
 
 def test_labels_are_predicted_from_whatever_is_there(fitted: GenProp) -> None:
