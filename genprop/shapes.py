@@ -21,5 +21,5 @@ PerRow = Float[Tensor, "..."]
 Scalar = Float[Tensor, ""]
 """One number, differentiable where it is a term of a rule."""
 
-Rows = Bool[Tensor, " rows"]
-"""One truth value a row."""
+Rows = Bool[Tensor, "..."]
+"""One truth value a row (or a draw of a row)."""

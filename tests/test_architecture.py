@@ -39,7 +39,7 @@ FLOORS = (
     ("stack", "table"),
     ("passage", "weighing", "quantised", "encodings"),
     ("model",),
-    ("tables.not_at_random",),
+    ("unseen", "tables.not_at_random"),
     # kernels see a log-density, never a model or a prior: a flow's conditional is a chain of them
     (
         "samplers.hamiltonian",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor
 from genprop.conditional import Autoregressive
 from genprop.convergence import convergence
 from genprop.data import Batch
-from genprop.distributions import Product
 from genprop.kernel import run
 from genprop.likelihood.pareto import pareto_khat
 from genprop.likelihood.parts import rows_at_once
@@ -21,6 +21,7 @@ from genprop.resampling import picked, resampled
 from genprop.samplers.gibbs import Gibbs
 from genprop.tables.not_at_random import COMPLETIONS, explains_holes, weigh_whole_rows
 from genprop.tables.row_noise import RowNoise, distinct, keys_of
+from genprop.unseen import Law, unseen
 
 METHODS = ("auto", "sir", "gibbs", "mean")
 # worked on at a time: always as many of the same effort, so that a row's sums have the same order
@@ -28,7 +29,7 @@ ROWS, PATHS = 64, 2**14
 FEWEST_CHAINS = 4
 ENOUGH = 10  # effective paths, of which a draw is one
 
-Features = Callable[[str, Product | Tensor], Tensor]
+Features = Callable[[str, Law], Tensor]
 """Of a modality's law expected values that may be averaged over paths, or such of draws."""
 
 Averages = Callable[[str, Tensor], Tensor]
@@ -267,25 +268,15 @@ def _chains(model: Model, batch: Batch, how: How) -> Filled:
 
 def _mean(model: Model, batch: Batch, how: How, features: Features, averages: Averages) -> Filled:
     """E[x | x_seen] over paths by their weights."""
-    paths = model.encode(batch, how.samples if model.has_layers else 1)
-    log_w = model.log_weights(paths, batch)
-    below = model.absent(batch, paths, mean=True)
-    weights, x = log_w.softmax(0)[..., None], {}
-    for name, stack in model.named_stacks():
-        seen = batch.seen[name]
-        if seen is None:
-            x[name] = batch.x[name][None]
-            continue
-        if stack.elementwise:
-            mean = (weights * below[name].x).sum(0)
-        else:
-            found = features(name, stack[0].decoder(paths[name].h[1]))
-            own = seen.any(-1, keepdim=True)
-            if name in below:
-                found = torch.where(own, found, features(name, below[name].laws[0]))
-            mean = averages(name, (weights * found).sum(0))
-        x[name] = torch.where(seen, batch.x[name], mean)[None]
-    return _told(x, log_w, how)
+    found, x = unseen(model, batch, how.samples), {}
+    weights = found.log_w.softmax(0)[..., None]
+    for name, whole in batch.x.items():
+        seen, value = batch.seen[name], whole
+        if seen is not None:
+            told = found.apply(name, partial(features, name))
+            value = torch.where(seen, whole, averages(name, (weights * told).sum(0)))
+        x[name] = value[None]
+    return _told(x, found.log_w, how)
 
 
 def _told(x: dict[str, Tensor], log_w: Tensor, how: How) -> Filled:
@@ -325,7 +316,7 @@ def _joined(parts: list[Filled]) -> Filled:
     return Filled({n: torch.cat([part.x[n] for part in parts], 1) for n in parts[0].x}, **rest)
 
 
-def _means(name: str, law: Product | Tensor) -> Tensor:
+def _means(name: str, law: Law) -> Tensor:
     return law if isinstance(law, Tensor) else law.mean
 
 

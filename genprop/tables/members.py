@@ -11,7 +11,6 @@ from genprop.encodings import AnyEncoding
 from genprop.model import Model
 from genprop.tables.encoding import averaged, features_of
 from genprop.tables.imputation import Filled, How, fill
-from genprop.tables.not_at_random import explains_holes
 
 
 def fill_together(
@@ -42,21 +41,17 @@ def fill_together(
         fill(m, batch, how, seed + n, lambda name, law: features_of(encodings[name], law))
         for n, m in enumerate(models)
     ]
-    x = {n: _mean(models[0], n, encodings[n], batch, [p.x[n] for p in parts]) for n in batch.x}
+    x = {n: _mean(n, encodings[n], batch, [p.x[n] for p in parts]) for n in batch.x}
     return _worst(parts, x)
 
 
-def _mean(
-    model: Model, name: str, encoding: AnyEncoding, batch: Batch, parts: Sequence[Tensor]
-) -> Tensor:
+def _mean(name: str, encoding: AnyEncoding, batch: Batch, parts: Sequence[Tensor]) -> Tensor:
     """The mean of features, in the model's units; what is seen stays as it is."""
     mean = torch.stack(list(parts)).mean(0)
     seen = batch.seen[name]
     if seen is None:
         return batch.x[name][None]
-    # a stack without layers has averaged its elements themselves
-    elementwise = dict(model.named_stacks())[name].elementwise and not explains_holes(model)
-    return torch.where(seen, batch.x[name], mean if elementwise else averaged(encoding, mean))
+    return torch.where(seen, batch.x[name], averaged(encoding, mean))
 
 
 def _by_turns(parts: Sequence[Filled]) -> Filled:

@@ -1,0 +1,145 @@
+"""What weighted paths of what is seen say of the unseen: laws of it, before anything is drawn."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from genprop.data import Batch
+from genprop.distributions import Product
+from genprop.model import Model, joint_code
+from genprop.shapes import Rows
+from genprop.stack import Path, Stack
+from genprop.tables.columns import SideBySide
+
+Law = Product | Tensor
+"""A law of a modality's elements, or draws of them where no layer sends any law down."""
+
+
+Value = Callable[[Law], Tensor]
+"""A value of a law or of draws, whose leading dimensions it keeps."""
+
+Told = Callable[[Value], Tensor]
+"""The value of a law that is kept elsewhere, the paths' dimensions before the batch's own."""
+
+
+class Sides(NamedTuple):
+    """What is said of a modality.
+
+    Attributes:
+        own: given the lowest code of the row's path; None of a modality without layers.
+        below: given a code that came down from above; None where all rows show the modality.
+        present: the rows of which something of the modality is seen; None says all.
+        lead: how many dimensions of paths there are.
+    """
+
+    own: Told | None
+    below: Told | None
+    present: Rows | None
+    lead: int
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Paths of what is seen, their weights, and what they say of every modality.
+
+    Attributes:
+        log_w: log P(x_seen, h) / Q(h | x_seen), ``(paths, rows)``, nats.
+        sides: by modality.
+    """
+
+    log_w: Tensor
+    sides: Mapping[str, Sides]
+
+    def apply(self, name: str, value: Value) -> Tensor:
+        """A value of each path's law of a modality, ``(paths, rows, …)``."""
+        own, below, present, lead = self.sides[name]
+        parts = [told(value) for told in (own, below) if told is not None]
+        found = parts[0]
+        if len(parts) == 2 and present is not None:
+            shape = (*present.shape, *[1] * (found.ndim - lead - present.ndim))
+            found = torch.where(present.reshape(shape), parts[0], parts[1])
+        flat = found.flatten(0, lead - 1)
+        return flat.expand(len(self.log_w), *flat.shape[1:])
+
+
+@torch.no_grad()
+def unseen(model: Model, batch: Batch, samples: int) -> Unseen:
+    """Paths up from what is seen, weighed, and one way down again from the top of each.
+
+    A prior that is a model goes on with the codes of each path, so that a path reaches to the very
+    top, and every path comes down from its own top.
+
+    Args:
+        model: the model.
+        batch: rows, any of their cells unseen.
+        samples: paths for each row.
+    """
+    deep = any(len(stack.layers) for _, stack in model.named_stacks())
+    if not isinstance(model.prior, Model):
+        paths = model.encode(batch, samples)
+        below = model.absent(batch, paths, mean=True)
+        sides = {
+            name: Sides(*_direct(stack, paths[name], below.get(name)), batch.present(name), 1)
+            for name, stack in model.named_stacks()
+        }
+        return Unseen(model.log_weights(paths, batch), sides)
+    # without a layer all paths are the data itself
+    paths = model.encode(batch, samples if deep else 1)
+    code, seen = joint_code(paths), model.code_seen(batch)
+    seen = torch.ones_like(code, dtype=torch.bool) if seen is None else seen.expand(code.shape)
+    above = unseen(model.prior, model.prior.batch(code, seen), 1 if deep else samples)
+    drawn = torch.cat([above.apply(name, _drawn) for name in above.sides], -1)
+    below = model.decode(torch.where(seen, code, drawn), mean=True)
+    laws = _split(model, above)
+    sides = {}
+    for name, stack in model.named_stacks():
+        own, other = _direct(stack, paths[name], below[name])
+        # paths within a path of the layers here
+        own = own and partial(_within, own)
+        other = other if len(stack.layers) else laws.get(name, other)
+        sides[name] = Sides(own, other, batch.present(name), 2)
+    weights = model.log_weights(paths, batch, lambda *_: code.new_zeros(code.shape[:-1]))
+    return Unseen((above.log_w + weights).flatten(0, 1), sides)
+
+
+def _direct(stack: Stack, path: Path, below: Path | None) -> tuple[Told | None, Told | None]:
+    """What a row's own path says of the data, and what one from above says."""
+    if stack.elementwise:
+        return None, partial(_of, (path if below is None else below).x)
+    own = partial(_of, stack[0].decoder(path.h[1]))
+    return own, None if below is None else partial(_of, below.laws[0])
+
+
+def _split(model: Model, above: Unseen) -> dict[str, Told]:
+    """What the prior says of each modality's code, where it has a law for each of them."""
+    only, sizes = next(iter(above.sides)), list(model.sizes.values())
+
+    def part(number: int, value: Value) -> Tensor:
+        def of_part(law: Law) -> Tensor:
+            if len(sizes) == 1:
+                return value(law)
+            if isinstance(law, SideBySide) and law.sizes == sizes:
+                return value(law.parts[number])
+            return value(_drawn(law).split(sizes, -1)[number])
+
+        return above.apply(only, of_part)
+
+    if len(above.sides) > 1:
+        return {}
+    return {name: partial(part, number) for number, name in enumerate(model.sizes)}
+
+
+def _of(law: Law, value: Value) -> Tensor:
+    return value(law)
+
+
+def _within(told: Told, value: Value) -> Tensor:
+    return told(value)[None]
+
+
+def _drawn(law: Law) -> Tensor:
+    return law if isinstance(law, Tensor) else law.sample()
