@@ -254,6 +254,8 @@ def evaluate(
     """Estimate log P(x) of rows, or how well hidden cells are drawn, and how far to trust it."""
     if out is not None:
         check_writable(out, TABLES)
+    if processes > 1 and parts is None:
+        raise ValueError("Processes share what --parts keeps; name a folder by it.")
     X = read_data(data, key)
     model = _loaded(model_folder)
     if hide is not None:

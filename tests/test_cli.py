@@ -358,6 +358,7 @@ def test_toml_errors_are_sentences(genprop: Genprop, content: str, sentence: str
         ("sample MODEL --out new.csv --n 0", "Invalid value for '--n'"),
         ("impute MODEL wide.csv --out new.csv", "The feature names should match"),
         ("impute MODEL rows.csv --out new.csv --draws many", "Invalid value for '--draws'"),
+        ("evaluate MODEL rows.csv --processes 2", "Processes share what --parts keeps"),
         ("evaluate MODEL rows.csv --out new.npy", "Expected a file that ends in .csv"),
         ("evaluate MODEL parts.npz", "the model was fitted on modalities ['x']"),
         ("diagnose MODEL wide.csv", "The feature names should match"),

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+import zoo
 from torch import Tensor
 
 from genprop.data import Batch
 from genprop.distributions import Product
 from genprop.unseen import Law, unseen
-from tests import zoo
 
 PATHS, DRAWS = 4000, 500
 models = pytest.mark.parametrize("name", zoo.models())

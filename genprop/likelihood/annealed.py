@@ -15,7 +15,6 @@ from genprop.data import Batch
 from genprop.kernel import Kernel, LogDensity
 from genprop.levels import discrete_levels, floors_of
 from genprop.likelihood.estimate import Estimate, Numbers, estimate_from_weights, joined
-from genprop.likelihood.flips import hidden_kernel
 from genprop.likelihood.pareto import pareto_smoothed
 from genprop.likelihood.parts import in_parts, rows_at_once
 from genprop.likelihood.proposals import FromEncoder, FromModel, Proposal
@@ -23,6 +22,7 @@ from genprop.likelihood.simulate import simulated
 from genprop.model import Model
 from genprop.posterior import Posterior
 from genprop.samplers.annealed import Plan, annealed, pilot, sigmoid
+from genprop.samplers.flips import hidden_kernel
 from genprop.shapes import Elements
 
 STARTS: dict[str, Callable[[Posterior], Proposal]] = {"encoder": FromEncoder, "prior": FromModel}

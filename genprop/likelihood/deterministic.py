@@ -8,10 +8,10 @@ import torch
 from genprop.data import Batch
 from genprop.levels import Levels, discrete_levels, joined
 from genprop.likelihood.estimate import Estimate, exact_estimate
-from genprop.likelihood.flips import variables_of
 from genprop.likelihood.parts import NUMBERS_AT_ONCE, in_parts
 from genprop.model import NESTED, Model, joint_code
 from genprop.posterior import Posterior
+from genprop.samplers.flips import variables_of
 from genprop.shapes import Elements
 
 
