@@ -11,7 +11,8 @@ accuracy  of five nearest neighbours, fitted on the view's training rows, that r
 fit, draw seconds; of the regressions all falls to the second
 
 Each row and hidden view counts once in what is given below five views; with five, each view once.
-What is asked for is genprop's best against the best of all others, in every line.
+What is asked for is genprop's best against the best of all others, in every line. A run can be
+split: rows of the file that --json names are kept where they are not measured anew.
 """
 
 import argparse
@@ -308,9 +309,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     jobs = plan(arguments)
     outcomes = dict(zip(jobs, run_all(run, jobs, _said), strict=True))
     table = summarise(outcomes)
-    means = [row for row in table if not row.get("view")]
-    views = [row for row in table if row.get("view")]
+    means, views = (
+        joined(arguments, [row for row in table if bool(row.get("view")) == of_views], key)
+        for of_views, key in ((False, "rows"), (True, "views"))
+    )
     more = {
+        "commands": [*report.kept(arguments.json, arguments.quick)[1], arguments.command],
         "views": views,
         "bars_by_view": judge(views),
         "settings": OURS_SETTINGS,
@@ -328,6 +332,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     result.write(arguments.json)
     if arguments.plot is not None:
         draw([row for row in means if "given" in row], arguments.quick).savefig(arguments.plot)
+
+
+def joined(arguments: argparse.Namespace, rows: Sequence[report.Row], key: str) -> list[report.Row]:
+    """These rows and those of the JSON file that were not measured anew."""
+    earlier, _ = report.kept(arguments.json, arguments.quick, key)
+    found = report.merged(earlier, rows, ("contender", "missing", "given", "view"))
+    return sorted(found, key=lambda row: (row["missing"], -(row.get("given") or 9)))
 
 
 def _said(job: Job, outcome: Outcome) -> str:

@@ -166,7 +166,7 @@ def kept(path: Path | None, quick: bool, part: str = "rows") -> tuple[list[Row],
 
 def merged(earlier: Iterable[Row], rows: Iterable[Row], names: Sequence[str]) -> list[Row]:
     """Rows of both, the later in place of an earlier one that agrees in what is named."""
-    return list({tuple(row[name] for name in names): row for row in (*earlier, *rows)}.values())
+    return list({tuple(row.get(name) for name in names): row for row in (*earlier, *rows)}.values())
 
 
 def make_console() -> Console:

@@ -65,6 +65,10 @@ class Unseen:
         flat = found.flatten(0, lead - 1)
         return flat.expand(len(self.log_w), *flat.shape[1:])
 
+    def draw(self, name: str) -> Tensor:
+        """A draw of each path's law of a modality, ``(paths, rows, elements)``."""
+        return self.apply(name, _drawn)
+
 
 @torch.no_grad()
 def unseen(model: Model, batch: Batch, samples: int) -> Unseen:
@@ -92,7 +96,7 @@ def unseen(model: Model, batch: Batch, samples: int) -> Unseen:
     code, seen = joint_code(paths), model.code_seen(batch)
     seen = torch.ones_like(code, dtype=torch.bool) if seen is None else seen.expand(code.shape)
     above = unseen(model.prior, model.prior.batch(code, seen), 1 if deep else samples)
-    drawn = torch.cat([above.apply(name, _drawn) for name in above.sides], -1)
+    drawn = torch.cat([above.draw(name) for name in above.sides], -1)
     below = model.decode(torch.where(seen, code, drawn), mean=True)
     laws = _split(model, above)
     sides = {}

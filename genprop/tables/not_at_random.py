@@ -9,8 +9,8 @@ from torch import Tensor
 from genprop.data import Batch
 from genprop.model import Model
 from genprop.resampling import picked, resampled
-from genprop.stack import Path
 from genprop.tables.missingness import Selected, silent
+from genprop.unseen import Unseen, unseen
 
 COMPLETIONS = 4  # of each path
 
@@ -60,10 +60,9 @@ def weigh_whole_rows(model: Model, batch: Batch, samples: int) -> Weighed:
         samples: paths for each row.
     """
     with silent(model):
-        paths = model.encode(batch, samples)
-        log_w = model.log_weights(paths, batch).repeat(COMPLETIONS, 1)
-        below = model.absent(batch, paths, mean=False)
-        x = {name: _completed(model, name, batch, paths, below) for name in batch.x}
+        found = unseen(model, batch, samples)
+        x = {name: _completed(name, batch, found) for name in batch.x}
+    log_w = found.log_w.repeat(COMPLETIONS, 1)
     for name, stack in model.named_stacks():
         family = stack[0].decoder.family if len(stack.layers) else None
         if isinstance(family, Selected):
@@ -73,24 +72,8 @@ def weigh_whole_rows(model: Model, batch: Batch, samples: int) -> Weighed:
     return Weighed(x, log_w)
 
 
-def _completed(
-    model: Model,
-    name: str,
-    batch: Batch,
-    paths: Mapping[str, Path],
-    below: Mapping[str, Path],
-) -> Tensor:
-    stack = dict(model.named_stacks())[name]
+def _completed(name: str, batch: Batch, found: Unseen) -> Tensor:
     seen, x = batch.seen[name], batch.x[name]
-    count = COMPLETIONS * len(paths[name].h[0])
     if seen is None:
-        return x.expand(count, *x.shape)
-    if stack.elementwise:
-        drawn = below[name].x.repeat(COMPLETIONS, 1, 1)
-    else:
-        law = stack[0].decoder(paths[name].h[1])
-        drawn = law.sample((COMPLETIONS,)).flatten(0, 1)
-        if name in below:
-            other = below[name].laws[0].sample((COMPLETIONS,)).flatten(0, 1)
-            drawn = torch.where(seen.any(-1, keepdim=True), drawn, other)
-    return torch.where(seen, x, drawn)
+        return x.expand(COMPLETIONS * len(found.log_w), *x.shape)
+    return torch.where(seen, x, torch.cat([found.draw(name) for _ in range(COMPLETIONS)]))
