@@ -147,13 +147,13 @@ PERCEPTRONS: dict[str, Contender] = {
     ),
 }
 DISCRETE: dict[str, Contender] = {
-    # steps and rates of the code of Lee and others, 2015; small steps hardly turn a sign
+    # small steps hardly turn a sign
     "sign, DTP": Contender(
-        partial(_targets, loss="noise", noise=0.5, step=28.0),
-        6.6e-4,
+        partial(_targets, loss="noise", noise=0.5, step=5.0),
+        1e-3,
         widths=(500, 500),
         unit="sign",
-        feedback=4.3e-4,
+        feedback=1e-3,
         settings={"optimizer": "rmsprop"},
     ),
     "sign, straight-through": Contender(back_propagation, 1e-3, widths=(500, 500), unit="sign"),

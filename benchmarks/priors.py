@@ -23,7 +23,7 @@ from benchmarks.rules import standard_error
 from genprop.conditional import Bernoulli, Gaussian, Logistic
 from genprop.data import Batch
 from genprop.likelihood.importance import importance
-from genprop.model import Model, joint_code
+from genprop.model import Model
 from genprop.prior import DensityPrior, Prior
 from genprop.priors.denoising import DenoisingPrior
 from genprop.priors.factorial import FactorialPrior
@@ -36,7 +36,7 @@ from genprop.priors.vamp import VampPrior
 from genprop.rules.target import TargetPropagation
 from genprop.samplers.ancestral import ancestral
 from genprop.seeds import seeded
-from genprop.stack import Stack
+from genprop.stack import Stack, joint_code
 from genprop.train import Trainer
 
 CODE = 16

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from genprop.data import Batch
-from genprop.model import Model, joint_code
+from genprop.model import Model
+from genprop.stack import joint_code
 
 
 @torch.no_grad()

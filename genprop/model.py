@@ -12,9 +12,10 @@ from genprop.descent import descend
 from genprop.distributions import SAMPLE_SHAPE, Scale
 from genprop.passage import Foot, climb_stack, straight_through
 from genprop.prior import Prior
+from genprop.pyro_programs import Programs
 from genprop.resampling import picked, resampled
 from genprop.shapes import Elements, PerRow, Seen
-from genprop.stack import Path, Stack, is_discrete
+from genprop.stack import Path, Stack, is_discrete, joint_code, joint_x
 from genprop.weighing import checked_weights
 
 LogPrior = Callable[[Tensor, Tensor | None], Tensor]
@@ -63,7 +64,9 @@ class Model(Prior):
         self.stacks = nn.ModuleDict(named)
         self.prior, self.samples = prior, samples
         self.elements = sum(self.widths.values())
-        self.discrete = all(_is_discrete(stack, prior) for stack in named.values())
+        families = [s[0].decoder.family for s in named.values() if len(s.layers)]
+        bare = len(families) < len(named)
+        self.discrete = all(map(is_discrete, families)) and (prior.discrete or not bare)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -111,14 +114,13 @@ class Model(Prior):
             told: what of them encoders are told; None says all that is seen.
         """
         widths = list(self.widths.values())
-        masks = [None] * len(widths) if seen is None else seen.split(widths, -1)
-        x = dict(zip(self.stacks, h.split(widths, -1), strict=True))
-        if seen is not None:
-            x = {n: torch.where(m, v, 0) for (n, v), m in zip(x.items(), masks, strict=True)}
-        shown = (
-            told if told is None else dict(zip(self.stacks, told.split(widths, -1), strict=True))
-        )
-        return Batch(x, dict(zip(self.stacks, masks, strict=True)), shown)
+
+        def parts(v: Tensor) -> dict[str, Tensor]:
+            return dict(zip(self.stacks, v.split(widths, -1), strict=True))
+
+        masks = {} if seen is None else parts(seen)
+        x = {n: torch.where(masks[n], v, 0) if masks else v for n, v in parts(h).items()}
+        return Batch(x, {n: masks.get(n) for n in x}, None if told is None else dict(parts(told)))
 
     def feet(self, batch: Batch) -> Iterator[Foot]:
         """Where the climbs through the stacks begin."""
@@ -197,12 +199,18 @@ class Model(Prior):
             batch: what they were encoded from.
             log_prior: log P(code_seen); the prior's bound, -loss, unless given.
         """
-        total = _log_prior(self.prior, log_prior)(joint_code(paths), self.code_seen(batch))
+        own = log_prior or (lambda code, seen: -self.prior.loss(code, seen))
+        total = own(joint_code(paths), self.code_seen(batch))
         for name, stack in self.named_stacks():
             path, present = paths[name], batch.present(name)
             weight = stack.log_p(path, batch.seen[name]) - stack.log_q(path, batch.seen[name])
             total = total + (weight if present is None else torch.where(present, weight, 0))
         return total
+
+    def as_pyro(self) -> Programs:
+        """P(x, h) and Q(h | x) as Pyro's model and guide: ``SVI(p.model, p.guide, …)``."""
+        above = self.prior.as_pyro() if isinstance(self.prior, Model) else None
+        return Programs(self, dict(self.named_stacks()), self.prior, above)
 
     def sample(self, shape: Sequence[int]) -> Elements:
         return joint_x(self.decode(self.prior.sample(shape)))
@@ -355,25 +363,6 @@ class Completion(Distribution):
         batch = self.model.batch(rows, self.seen.expand_as(self.h).reshape(-1, elements))
         x, _ = self.model.complete(batch, draws=shape.numel())
         return torch.cat(list(x.values()), -1).reshape(*shape, *self.h.shape)
-
-
-def joint_x(paths: Mapping[str, Path]) -> Elements:
-    """The data of all modalities side by side."""
-    return torch.cat([path.x for path in paths.values()], -1)
-
-
-def joint_code(paths: Mapping[str, Path]) -> Elements:
-    """The codes of all modalities side by side."""
-    codes = [path.code for path in paths.values()]
-    return codes[0] if len(codes) == 1 else torch.cat(codes, -1)
-
-
-def _is_discrete(stack: Stack, prior: Prior) -> bool:
-    return is_discrete(stack[0].decoder.family) if len(stack.layers) else prior.discrete
-
-
-def _log_prior(prior: Prior, given: LogPrior | None) -> LogPrior:
-    return given or (lambda code, seen: -prior.loss(code, seen))
 
 
 def _check(stacks: Mapping[str, Stack], prior: Prior) -> None:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from genprop.data import Batch
 from genprop.likelihood.parts import rows_at_once
-from genprop.model import Model, joint_code
+from genprop.model import Model
 from genprop.prior import DensityPrior
+from genprop.stack import joint_code
 from genprop.unseen import Law, unseen
 
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from genprop.data import Batch
 from genprop.encodings import Encodings, decoded, drawn
-from genprop.model import Model, joint_code
+from genprop.model import Model
+from genprop.stack import joint_code
 from genprop.table import Raw, like
 
 

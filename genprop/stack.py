@@ -1,6 +1,6 @@
 """Layers of encoders Q(h_l | h_{l-1}) and decoders P(h_{l-1} | h_l), and paths through them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -66,6 +66,17 @@ class Path(NamedTuple):
     def x(self) -> Tensor:
         """h_0."""
         return self.h[0]
+
+
+def joint_x(paths: Mapping[str, Path]) -> Elements:
+    """The data of all modalities side by side."""
+    return torch.cat([path.x for path in paths.values()], -1)
+
+
+def joint_code(paths: Mapping[str, Path]) -> Elements:
+    """The codes of all modalities side by side."""
+    codes = [path.code for path in paths.values()]
+    return codes[0] if len(codes) == 1 else torch.cat(codes, -1)
 
 
 class Stack(nn.Module):

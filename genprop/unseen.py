@@ -10,9 +10,9 @@ from torch import Tensor
 
 from genprop.data import Batch
 from genprop.distributions import Product
-from genprop.model import Model, joint_code
+from genprop.model import Model
 from genprop.shapes import Rows
-from genprop.stack import Path, Stack
+from genprop.stack import Path, Stack, joint_code
 from genprop.tables.columns import SideBySide
 
 Law = Product | Tensor

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from genprop.data import Batch
-from genprop.model import Model, joint_code
+from genprop.model import Model
 from genprop.shapes import Seen
-from genprop.stack import Path, Stack
+from genprop.stack import Path, Stack, joint_code
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from genprop.conditional import Bernoulli, Gaussian
 from genprop.data import Batch
-from genprop.model import Model, joint_code
+from genprop.model import Model
 from genprop.priors.factorial import FactorialPrior
 from genprop.priors.gaussian import GaussianPrior
-from genprop.stack import Stack
+from genprop.stack import Stack, joint_code
 
 DRAWS = 20_000
 

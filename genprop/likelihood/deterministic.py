@@ -9,10 +9,11 @@ from genprop.data import Batch
 from genprop.levels import Levels, discrete_levels, joined
 from genprop.likelihood.estimate import Estimate, exact_estimate
 from genprop.likelihood.parts import NUMBERS_AT_ONCE, in_parts
-from genprop.model import NESTED, Model, joint_code
+from genprop.model import NESTED, Model
 from genprop.posterior import Posterior
 from genprop.samplers.flips import variables_of
 from genprop.shapes import Elements
+from genprop.stack import joint_code
 
 
 def deterministic(model: Model, batch: Batch, neighbours: bool = True) -> Estimate:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from genprop.data import Batch
-from genprop.model import NESTED, Model, joint_x
+from genprop.model import NESTED, Model
 from genprop.passage import Foot, Passage, climb_stack
 from genprop.rules.rule import (
     Cost,
@@ -20,7 +20,7 @@ from genprop.rules.rule import (
     summit,
     trainable,
 )
-from genprop.stack import Path
+from genprop.stack import Path, joint_x
 
 
 class ReweightedWakeSleep(Rule):

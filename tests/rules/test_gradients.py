@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from genprop.data import Batch
-from genprop.model import Model, joint_code
+from genprop.model import Model
 from genprop.rules.backprop import Backprop
 from genprop.rules.rule import Rule
 from genprop.rules.target import TargetPropagation
 from genprop.rules.wake_sleep import ReweightedWakeSleep
-from genprop.stack import Path, Stack
+from genprop.stack import Path, Stack, joint_code
 
 SIGMAS = 5
 
