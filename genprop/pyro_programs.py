@@ -144,6 +144,14 @@ class Programs:
 
     References:
         Bingham and others, 2019, Pyro: deep universal probabilistic programming.
+
+    >>> from genprop.conditional import Bernoulli
+    >>> from genprop.model import Model
+    >>> from genprop.priors.gaussian import GaussianPrior
+    >>> from pyro.infer import Predictive
+    >>> programs = Model(Stack.build(Bernoulli(4), hidden=(2,)), GaussianPrior(2)).as_pyro()
+    >>> Predictive(programs.generate, num_samples=5)(3)["x"].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(

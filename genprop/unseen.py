@@ -18,7 +18,6 @@ from genprop.tables.columns import SideBySide
 Law = Product | Tensor
 """A law of a modality's elements, or draws of them where no layer sends any law down."""
 
-
 Value = Callable[[Law], Tensor]
 """A value of a law or of draws, whose leading dimensions it keeps."""
 
@@ -81,6 +80,13 @@ def unseen(model: Model, batch: Batch, samples: int) -> Unseen:
         model: the model.
         batch: rows, any of their cells unseen.
         samples: paths for each row.
+
+    >>> from genprop.conditional import Bernoulli
+    >>> from genprop.priors.gaussian import GaussianPrior
+    >>> model = Model(Stack.build(Bernoulli(4), hidden=(2,)), GaussianPrior(2))
+    >>> nothing = torch.zeros(3, 4, dtype=torch.bool)
+    >>> unseen(model, Batch.of(torch.ones(3, 4), nothing), 5).draw("x").shape
+    torch.Size([5, 3, 4])
     """
     deep = any(len(stack.layers) for _, stack in model.named_stacks())
     if not isinstance(model.prior, Model):
