@@ -132,22 +132,13 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
     data = [name for name, folder in folders.items() if folder is not None] or [MNIST]
     jobs = []
     for seed in range(arguments.seeds):
-        for rule in asked(arguments.only):
+        for rule in report.named(CONTENDERS, arguments.only):
             for name in data[-1:] if rule in THIN else data:
                 epochs = 1 if rule in THIN else arguments.epochs
                 limits = (arguments.minutes, arguments.rows)
                 more = (folders[name], arguments.choose, 200 if arguments.quick else None)
                 jobs.append(Job(name, rule, seed, epochs, *limits, *more))
     return jobs
-
-
-def asked(texts: Sequence[str] | None) -> list[str]:
-    """The contenders with these names, or with these texts in their names."""
-
-    def fits(rule: str, text: str) -> bool:
-        return rule == text if text in CONTENDERS else text in rule
-
-    return [rule for rule in CONTENDERS if any(fits(rule, text) for text in texts or [""])]
 
 
 def load(job: Job) -> Digits:

@@ -79,6 +79,7 @@ COLUMNS = {
     "splits": "splits",
 }
 
+ROW_KEY = ("contender", "missing", "given", "view")  # what a row of the file is told by
 Key = tuple[int, str]  # how many views are given, and which is hidden: "" is the mean over all
 
 
@@ -191,6 +192,11 @@ def summarise(outcomes: Mapping[Job, Outcome]) -> list[report.Row]:
         rows += [{**head, "note": o.note} for o in each if o.note is not None]
         for key in sorted({key for o in whole for key in o.scores}, key=lambda k: (-k[0], k[1])):
             rows.append({**head, "given": key[0], "view": key[1], **summary(whole, key)})
+    return in_order(rows)
+
+
+def in_order(rows: Sequence[report.Row]) -> list[report.Row]:
+    """By missing rate, and then from many given views to few."""
     return sorted(rows, key=lambda row: (row["missing"], -row.get("given", 9)))
 
 
@@ -284,9 +290,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def chosen(arguments: argparse.Namespace) -> list[str]:
     """The contenders that were asked for and are installed."""
-    wanted = arguments.only or [""]
     gone = absent()
-    return [n for n in CONTENDERS if n not in gone and any(text in n for text in wanted)]
+    return [name for name in report.named(CONTENDERS, arguments.only) if name not in gone]
 
 
 def plan(arguments: argparse.Namespace) -> list[Job]:
@@ -308,13 +313,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     jobs = plan(arguments)
     outcomes = dict(zip(jobs, run_all(run, jobs, _said), strict=True))
-    table = summarise(outcomes)
-    means, views = (
-        joined(arguments, [row for row in table if bool(row.get("view")) == of_views], key)
-        for of_views, key in ((False, "rows"), (True, "views"))
-    )
+    rows, commands = report.kept(arguments.json, arguments.quick)
+    rows += report.kept(arguments.json, arguments.quick, "views")[0]
+    table = in_order(report.merged(rows, summarise(outcomes), ROW_KEY))
+    means = [row for row in table if not row.get("view")]
+    views = [row for row in table if row.get("view")]
     more = {
-        "commands": [*report.kept(arguments.json, arguments.quick)[1], arguments.command],
+        "commands": [*commands, arguments.command],
         "views": views,
         "bars_by_view": judge(views),
         "settings": OURS_SETTINGS,
@@ -332,13 +337,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     result.write(arguments.json)
     if arguments.plot is not None:
         draw([row for row in means if "given" in row], arguments.quick).savefig(arguments.plot)
-
-
-def joined(arguments: argparse.Namespace, rows: Sequence[report.Row], key: str) -> list[report.Row]:
-    """These rows and those of the JSON file that were not measured anew."""
-    earlier, _ = report.kept(arguments.json, arguments.quick, key)
-    found = report.merged(earlier, rows, ("contender", "missing", "given", "view"))
-    return sorted(found, key=lambda row: (row["missing"], -(row.get("given") or 9)))
 
 
 def _said(job: Job, outcome: Outcome) -> str:

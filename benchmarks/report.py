@@ -169,6 +169,20 @@ def merged(earlier: Iterable[Row], rows: Iterable[Row], names: Sequence[str]) ->
     return list({tuple(row.get(name) for name in names): row for row in (*earlier, *rows)}.values())
 
 
+def named(names: Iterable[str], texts: Sequence[str] | None) -> list[str]:
+    """The names that were asked for: whole, or by a text in them; all unless anything was.
+
+    >>> named(["DTP", "DTP, iterated", "BP"], ["DTP"]), named(["DTP, iterated", "BP"], ["DTP"])
+    (['DTP'], ['DTP, iterated'])
+    """
+    known = list(names)
+
+    def fits(name: str, text: str) -> bool:
+        return name == text if text in known else text in name
+
+    return [name for name in known if any(fits(name, text) for text in texts or [""])]
+
+
 def make_console() -> Console:
     """Standard output, wide where it is no terminal."""
     return Console() if sys.stdout.isatty() else Console(width=WIDTH)

@@ -110,8 +110,7 @@ def names() -> list[str]:
 
 def plan(arguments: argparse.Namespace) -> list[list[str]]:
     """The runs that were asked for, in their parts."""
-    wanted = arguments.only or [""]
-    return [name.split(", ") for name in names() if any(text in name for text in wanted)]
+    return [name.split(", ") for name in report.named(names(), arguments.only)]
 
 
 def measured(arguments: argparse.Namespace) -> Iterator[report.Row]:

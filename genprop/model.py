@@ -64,9 +64,10 @@ class Model(Prior):
         self.stacks = nn.ModuleDict(named)
         self.prior, self.samples = prior, samples
         self.elements = sum(self.widths.values())
-        families = [s[0].decoder.family for s in named.values() if len(s.layers)]
-        bare = len(families) < len(named)
-        self.discrete = all(map(is_discrete, families)) and (prior.discrete or not bare)
+        self.discrete = all(
+            is_discrete(stack[0].decoder.family) if len(stack.layers) else prior.discrete
+            for stack in named.values()
+        )
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -278,7 +279,7 @@ class Model(Prior):
 
     @torch.no_grad()
     def complete(
-        self, batch: Batch, draws: int = 1, samples: int = PROPOSALS, mean: bool = False
+        self, batch: Batch, draws: int = 1, samples: int = PROPOSALS
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Draws of what a batch does not show: paths of Q, drawn again by their weights, decoded.
 
@@ -288,7 +289,6 @@ class Model(Prior):
             batch: rows, any of their cells unseen.
             draws: how many completions of each row.
             samples: paths from which each is drawn.
-            mean: E[x | h_1] in the unseen cells in place of a draw.
 
         Returns:
             For each modality whole rows ``(draws, rows, elements)``, the seen cells as they were;
@@ -298,7 +298,7 @@ class Model(Prior):
         if isinstance(above, Model) and not any(len(s.layers) for _, s in self.named_stacks()):
             # which sees the same data
             inner = above.batch(torch.cat([*batch.x.values()], -1), self.code_seen(batch))
-            x, log_w = above.complete(inner, draws, samples, mean)
+            x, log_w = above.complete(inner, draws, samples)
             parts = torch.cat([*x.values()], -1).split([*self.widths.values()], -1)
             return dict(zip(self.stacks, parts, strict=True)), log_w
         # without a layer all paths are the data itself
@@ -309,8 +309,8 @@ class Model(Prior):
             name: Path(tuple(picked(h, chosen) for h in path.h), path.laws)
             for name, path in paths.items()
         }
-        below = self.absent(batch, kept, mean)
-        x = {name: self._completed(batch, name, path, below, mean) for name, path in kept.items()}
+        below = self.absent(batch, kept, mean=False)
+        x = {name: self._completed(batch, name, path, below) for name, path in kept.items()}
         return x, log_w
 
     def absent(self, batch: Batch, paths: Mapping[str, Path], mean: bool) -> dict[str, Path]:
@@ -325,17 +325,14 @@ class Model(Prior):
         seen = seen.expand(code.shape)
         return self.decode(self.prior.condition(code, seen).sample(), mean)
 
-    def _completed(
-        self, batch: Batch, name: str, path: Path, below: dict[str, Path], mean: bool
-    ) -> Tensor:
+    def _completed(self, batch: Batch, name: str, path: Path, below: Mapping[str, Path]) -> Tensor:
         seen = batch.seen[name]
         if seen is None or not below:
             return path.x
         stack = dict(self.named_stacks())[name]
         drawn = below[name].x
         if not stack.elementwise:
-            law = stack[0].decoder(path.h[1])
-            own = law.mean if mean else law.sample()
+            own = stack[0].decoder(path.h[1]).sample()
             drawn = torch.where(seen.any(-1, keepdim=True), own, drawn)
         return torch.where(seen, batch.x[name], drawn)
 

@@ -184,6 +184,7 @@ def test_hidden_cells_are_drawn_and_compared(genprop: Genprop, model: Path) -> N
     assert told["mechanism"] == "mcar"
     assert {**told["numbers"], **told["categories"]}
     assert told["draws"] == 5
+    assert "30% of the cells, mcar; 5 draws" in genprop(*words).out
 
 
 def test_names_of_rows_are_kept(genprop: Genprop, model: Path) -> None:

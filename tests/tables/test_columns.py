@@ -16,6 +16,7 @@ from genprop.priors.gaussian import GaussianPrior
 from genprop.rules.target import TargetPropagation
 from genprop.stack import Stack
 from genprop.tables.columns import Columns, SideBySide, variable_sizes
+from genprop.tables.imputation import How, fill
 from genprop.train import Trainer
 
 
@@ -115,11 +116,11 @@ def test_a_model_of_columns_learns_a_count_from_a_category() -> None:
     how.fit(model, TargetPropagation(5), Batch.of(x))
     seen = torch.tensor([[False, True, True]] * 2)
     asked = Batch.of(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), seen)
-    filled, _ = model.complete(asked, draws=1, samples=2000, mean=True)
+    filled = fill(model, asked, How("mean", samples=2000), seed=0)
     drawn, _ = model.complete(asked, draws=2000, samples=2000)
     means = drawn["x"].mean(0)[:, 0] * 4 + 5
     assert means[0] < 3 < 7 < means[1]
-    assert filled["x"].shape == (1, 2, 3)
+    assert filled.x["x"].shape == (1, 2, 3)
 
 
 ORDERED = Ordinal((3, 5)).double()
