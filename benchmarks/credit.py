@@ -11,7 +11,9 @@ seconds     of an update of 100 rows, median
 memory      most bytes that an update allocates
 
 A run can be split: --only NAME runs that rule, or those with NAME in their names, and a JSON file
-that is there already keeps the runs that are not made again.
+that is there already keeps the runs that are not made again. ``--choose`` tries three learning
+rates of every rule first; the one best on validation rows holds for all seeds and data, and for
+later parts that keep the same file.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import gzip
 import math
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +30,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import report
-from benchmarks.credit_rules import CONTENDERS, PERCEPTRONS, THIN, Contender
+from benchmarks.credit_rules import CONTENDERS, PERCEPTRONS, THIN
 from benchmarks.memory import peak_allocated
 from benchmarks.pool import run_all
 from genprop.credit.measure import agreement
@@ -67,8 +69,8 @@ class Job(NamedTuple):
         minutes: at most.
         rows: of training, None for all.
         folder: of the data; None stands for seeded noise.
-        choose: whether the learning rate is chosen on validation.
         judged: rows of validation and of test, None for all.
+        factor: on the contender's learning rate.
     """
 
     data: str
@@ -78,8 +80,8 @@ class Job(NamedTuple):
     minutes: float
     rows: int | None
     folder: Path | None
-    choose: bool
     judged: int | None = None
+    factor: float = 1.0
 
 
 class Digits(NamedTuple):
@@ -95,11 +97,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     jobs = plan(arguments)
     runs, commands = report.kept(arguments.json, arguments.quick, "runs")
+    trials, _ = report.kept(arguments.json, arguments.quick, "trials")
     commands.append(arguments.command)
+    for trial in run_all(try_rate, rates(arguments), said):
+        trials = report.merged(trials, [trial], ("rule", "factor"))
+        result(arguments, runs, trials, commands).write(arguments.json)
+    best = chosen(trials)
+    jobs = [job._replace(factor=best.get(job.rule, 1.0)) for job in jobs]
+    # what was run at another rate is no seed of this one
+    runs = [run for run in runs if run["lr"] == _rate(run["rule"], best)]
     for run in run_all(train, jobs, said):
         runs = report.merged(runs, [run], ("data", "rule", "seed"))
-        result(arguments, runs, commands).write(arguments.json)
-    result(arguments, runs, commands).show(COLUMNS)
+        result(arguments, runs, trials, commands).write(arguments.json)
+    result(arguments, runs, trials, commands).show(COLUMNS)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -114,31 +124,55 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     made.add_argument(
         "--choose",
         action="store_true",
-        help="choose each learning rate on validation: three of them, a fifth of the epochs each",
+        help="choose learning rates on validation rows: three, a fifth of the epochs each",
     )
     arguments = report.parse(made, argv)
     if arguments.quick:
         arguments.seeds, arguments.epochs, arguments.rows = 1, 1, 200
     if arguments.data is None and arguments.fashion is None and not arguments.quick:
         made.error("--data DIR (of mnist.npz) or --fashion DIR is needed")
-    if not plan(arguments):
+    if not report.named(CONTENDERS, arguments.only):
         made.error(f"no rule has any of {arguments.only} in its name")
     return arguments
 
 
 def plan(arguments: argparse.Namespace) -> list[Job]:
-    """Every run; the thin residual networks see one epoch, of Fashion-MNIST where it is there."""
+    """Every run."""
+    return [job for seed in range(arguments.seeds) for job in of_seed(arguments, seed)]
+
+
+def of_seed(arguments: argparse.Namespace, seed: int) -> Iterator[Job]:
+    """The thin residual networks see one epoch, of Fashion-MNIST where it is there."""
     folders = {MNIST: arguments.data, FASHION: arguments.fashion}
     data = [name for name, folder in folders.items() if folder is not None] or [MNIST]
-    jobs = []
-    for seed in range(arguments.seeds):
-        for rule in report.named(CONTENDERS, arguments.only):
-            for name in data[-1:] if rule in THIN else data:
-                epochs = 1 if rule in THIN else arguments.epochs
-                limits = (arguments.minutes, arguments.rows)
-                more = (folders[name], arguments.choose, 200 if arguments.quick else None)
-                jobs.append(Job(name, rule, seed, epochs, *limits, *more))
-    return jobs
+    for rule in report.named(CONTENDERS, arguments.only):
+        for name in data[-1:] if rule in THIN else data:
+            epochs = 1 if rule in THIN else arguments.epochs
+            limits = (arguments.minutes, arguments.rows)
+            more = (folders[name], 200 if arguments.quick else None)
+            yield Job(name, rule, seed, epochs, *limits, *more)
+
+
+def rates(arguments: argparse.Namespace) -> list[Job]:
+    """The trials of learning rates: on one set of data, with one seed, for a fifth of the time."""
+    first: dict[str, Job] = {}
+    for job in of_seed(arguments, 0) if arguments.choose else ():
+        first.setdefault(job.rule, job)
+    return [
+        job._replace(epochs=max(1, job.epochs // 5), minutes=job.minutes / 5, factor=factor)
+        for job in first.values()
+        for factor in FACTORS
+    ]
+
+
+def chosen(trials: Iterable[report.Row]) -> dict[str, float]:
+    """The factor on each rule's learning rate that was best on validation rows."""
+    ordered = sorted(trials, key=lambda trial: trial["accuracy"])
+    return {trial["rule"]: trial["factor"] for trial in ordered}
+
+
+def _rate(rule: str, best: Mapping[str, float]) -> float:
+    return CONTENDERS[rule].lr * best.get(rule, 1.0)
 
 
 def load(job: Job) -> Digits:
@@ -180,10 +214,9 @@ def train(job: Job) -> report.Row:
     """One run: what it came to."""
     with seeded(job.seed):
         digits, contender = load(job), CONTENDERS[job.rule]
-        factor = choose(job, digits, contender) if job.choose else 1.0
         network = contender.network(784, 10)
         rule = contender.rule(network)
-        trainer = contender.trainer(job.epochs, job.minutes, factor)
+        trainer = contender.trainer(job.epochs, job.minutes, job.factor)
         # the same rows of validation every time, few, for the rules that predict slowly
         history = trainer.fit(network, rule, *digits.train, validation=_some(digits.validation))
         passes = PASSES if contender.unit == "bernoulli" else 1
@@ -196,7 +229,7 @@ def train(job: Job) -> report.Row:
             "accuracy": 100 * right,
             "validation": 100 * validation,
             "test_loss": loss,
-            "lr": contender.lr * factor,
+            "lr": contender.lr * job.factor,
             "rows": len(digits.train[0]),
             "epochs": len(history),
             "updates": history[-1]["updates"],
@@ -206,19 +239,23 @@ def train(job: Job) -> report.Row:
         }
 
 
-def choose(job: Job, digits: Digits, contender: Contender) -> float:
-    """The factor on the learning rate that is best on validation, after a fifth of the epochs."""
-    found = {}
-    for factor in FACTORS:
+def try_rate(job: Job) -> report.Row:
+    """One trial of a learning rate: how many rows of validation it came to, none if it blew up."""
+    with seeded(job.seed):
+        digits, contender = load(job), CONTENDERS[job.rule]
         network = contender.network(784, 10)
         rule = contender.rule(network)
-        trainer = contender.trainer(max(1, job.epochs // 5), job.minutes / 5, factor)
+        trainer = contender.trainer(job.epochs, job.minutes, job.factor)
+        found: report.Row = {"accuracy": 0.0, "epochs": 0, "training_seconds": 0.0}
         try:
-            trainer.fit(network, rule, *digits.train)
+            history = trainer.fit(network, rule, *digits.train)
         except FloatingPointError:
-            continue
-        found[factor] = _judged(network, rule, digits.validation, 1)[1]
-    return max(found, key=lambda factor: found[factor]) if found else FACTORS[0]
+            pass
+        else:
+            found["accuracy"] = 100 * _judged(network, rule, digits.validation, 1)[1]
+            found["epochs"], found["training_seconds"] = len(history), history[-1]["seconds"]
+        head = {"data": job.data, "rule": job.rule, "seed": job.seed}
+        return {**head, "factor": job.factor, "lr": contender.lr * job.factor, **found}
 
 
 def _some(part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -266,13 +303,16 @@ def cost(network: CreditNetwork, rule: CreditRule, digits: Digits, turns: int) -
 def said(job: Job, run: report.Row) -> str:
     """A run in a line."""
     return (
-        f"{job.data}, {job.rule}, seed {job.seed}: {run['accuracy']:.2f} % after {run['epochs']} "
-        f"epochs, {run['training_seconds']:.0f} s"
+        f"{job.data}, {job.rule}, lr {run['lr']:.2g}, seed {job.seed}: {run['accuracy']:.2f} % "
+        f"after {run['epochs']} epochs, {run['training_seconds']:.0f} s"
     )
 
 
 def result(
-    arguments: argparse.Namespace, runs: list[report.Row], commands: list[str]
+    arguments: argparse.Namespace,
+    runs: list[report.Row],
+    trials: list[report.Row],
+    commands: list[str],
 ) -> report.Report:
     """All runs as a report."""
     rows = summarise(runs)
@@ -283,7 +323,7 @@ def result(
         seeds=sorted({run["seed"] for run in runs}),
         rows=rows,
         bars=judge(rows),
-        more={"runs": runs, "commands": commands},
+        more={"runs": runs, "trials": trials, "commands": commands},
     )
 
 

@@ -161,7 +161,7 @@ def kept(path: Path | None, quick: bool, part: str = "rows") -> tuple[list[Row],
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["quick"] != quick:
         raise SystemExit(f"{path} has quick={content['quick']}; give --json another file")
-    return content[part], content.get("commands", [content["command"]])
+    return content.get(part, []), content.get("commands", [content["command"]])
 
 
 def merged(earlier: Iterable[Row], rows: Iterable[Row], names: Sequence[str]) -> list[Row]:

@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -149,7 +149,10 @@ class _Run:
         self.validation = validation and validation.to(self.fabric.device, dtype)
         if how.compile:
             _compile(model)
-        self.optimizer = _optimizer(how, model)
+        learned = [p for p in model.parameters() if p.requires_grad]
+        # torch's optimizers refuse to have nothing to do
+        learned = learned or [nn.Parameter(torch.zeros_like(model.like))]
+        self.optimizer = make_optimizer(how, [{"params": learned}])
         self.stepper: Any = self.fabric.setup_optimizers(self.optimizer)
         self.schedule = SCHEDULES.get(str(how.schedule)) or how.schedule
         self.variables = variables(model)
@@ -341,15 +344,12 @@ def _known(name: str, value: object, names: Collection[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(names)}, but is {value!r}")
 
 
-def _optimizer(how: Trainer, model: Model) -> torch.optim.Optimizer:
-    learned = [p for p in model.parameters() if p.requires_grad]
-    if not learned:  # which torch's optimizers refuse
-        learned = [nn.Parameter(torch.zeros_like(model.like))]
+def make_optimizer(how: Trainer, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimizer of these groups of parameters, fused where torch can."""
     if not isinstance(how.optimizer, str):
-        return how.optimizer(learned, lr=how.lr)
-    make = OPTIMIZERS[how.optimizer]
-    fused = {} if how.optimizer == "rmsprop" or learned[0].device.type == "mps" else {"fused": True}
-    return make(learned, lr=how.lr, **fused)
+        return how.optimizer(groups, lr=how.lr)
+    apart = how.optimizer == "rmsprop" or groups[0]["params"][0].device.type == "mps"
+    return OPTIMIZERS[how.optimizer](groups, lr=how.lr, **({} if apart else {"fused": True}))
 
 
 def _compile(model: Model) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from genprop.credit.network import CreditNetwork
 from genprop.credit.rule import CreditRule, PreparedRule, RecallingRule, predict
 from genprop.rules.rule import Term
-from genprop.train import OPTIMIZERS, SCHEDULES, Row, Trainer, start_fabric
+from genprop.train import SCHEDULES, Row, Trainer, make_optimizer, start_fabric
 
 Callback = Callable[[CreditNetwork, CreditRule, Row], Row | None]
 """Called after every epoch; what it returns is added to the epoch's row."""
@@ -231,8 +231,7 @@ class _Descent:
 
     def __init__(self, how: Trainer, groups: list[dict[str, Any]]) -> None:
         self.how = how
-        make = OPTIMIZERS[how.optimizer] if isinstance(how.optimizer, str) else how.optimizer
-        self.optimizer = make(groups, lr=how.lr) if groups else None
+        self.optimizer = make_optimizer(how, groups) if groups else None
         self.schedule = SCHEDULES.get(str(how.schedule)) or how.schedule
 
     def clear(self) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from benchmarks import credit, report
 from benchmarks.credit_rules import CONTENDERS, PERCEPTRONS, THIN
 from genprop.credit.network import CreditNetwork
 
-JOB = credit.Job(credit.MNIST, "BP", 0, 1, float("inf"), 200, None, False)
+JOB = credit.Job(credit.MNIST, "BP", 0, 1, float("inf"), 200, None)
 
 
 @pytest.mark.parametrize("name", CONTENDERS)
@@ -49,13 +50,25 @@ def test_a_plan_can_be_split() -> None:
 def test_a_run_says_all_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(CONTENDERS["DTP"], widths=(8, 8, 8))
     monkeypatch.setitem(CONTENDERS, "DTP", small)
-    run = credit.train(JOB._replace(rule="DTP", choose=True))
+    run = credit.train(JOB._replace(rule="DTP", factor=3.0))
     assert 0 <= run["accuracy"] <= 100
-    assert run["lr"] in [small.lr * factor for factor in credit.FACTORS]
+    assert run["lr"] == 3 * small.lr
     assert set(run["angles"]) == {f"layer.{i}" for i in range(1, 5)}
     assert min(run["seconds"], run["memory"], run["updates"]) > 0
-    again = credit.train(JOB._replace(rule="DTP", choose=True))
+    again = credit.train(JOB._replace(rule="DTP", factor=3.0))
     assert again["accuracy"] == run["accuracy"]
+
+
+def test_rates_are_tried_once_and_the_best_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--data", "x", "--fashion", "y", "--only", "BP", "--epochs", "10", "--minutes", "5"]
+    assert credit.rates(credit.parse(words)) == []
+    jobs = credit.rates(credit.parse([*words, "--choose", "--seeds", "0"]))
+    assert {(job.data, job.seed, job.epochs, job.minutes) for job in jobs} == {("MNIST", 0, 2, 1)}
+    assert [job.factor for job in jobs] == [*credit.FACTORS]
+    monkeypatch.setitem(CONTENDERS, "BP", replace(CONTENDERS["BP"], widths=(8,), lr=0.1))
+    trials = [credit.try_rate(JOB._replace(factor=factor)) for factor in (0.1, math.inf)]
+    assert trials[1]["accuracy"] == 0.0  # it blew up
+    assert credit.chosen(trials) == {"BP": 0.1}
 
 
 def run_of(rule: str, accuracy: float, seed: int = 0) -> dict[str, object]:
@@ -80,7 +93,7 @@ def test_a_file_keeps_the_runs_that_are_not_made_again(tmp_path: Path) -> None:
     path = tmp_path / "credit.json"
     arguments = credit.parse(["--quick", "--json", str(path)])
     runs = [run_of("BP", 98.0), run_of("DTP", 97.0)]
-    credit.result(arguments, runs, ["first"]).write(path)
+    credit.result(arguments, runs, [], ["first"]).write(path)
     assert report.kept(path, quick=True, part="runs") == (runs, ["first"])
     assert {"rows", "bars", "runs"} <= set(json.loads(path.read_text(encoding="utf-8")))
 
