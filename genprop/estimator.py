@@ -233,8 +233,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             X: rows like those of fit, with NaN in the cells to draw.
             draws: completions of each row.
             method: ``"sir"``, sampling-importance-resampling from the encoder; ``"gibbs"``, Markov
-                chains that start there; ``"auto"``, chains where too few samples count; or
-                ``"mean"``, the conditional means (of categories the most probable) and no draws.
+                chains that start there; ``"auto"``, ten times the samples where too few count, then
+                chains; or ``"mean"``, means given what is seen (of categories the most probable).
             samples: paths from which each draw is resampled.
             refine: with n > 0, every row by chains of n transitions from there; "gibbs" has 200.
             random_state: seed in place of the estimator's.

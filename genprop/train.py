@@ -46,6 +46,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16-mixed": "bf16-mixed"}
 RETRIES = 3
 UPDATES = 20
+COPY = 50  # updates between copies of good weights, at least
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,8 @@ class _Run:
         self.variables = variables(model)
         self.negentropy = math.nan if how.hide else -data.entropy()
         self.batch_size = _batch_size(how.batch_size, data.rows)
+        # a copy costs as much as an update
+        self.rhythm = math.ceil(COPY * self.batch_size / data.rows)
         self.damping = 1.0
         self.best = _Best()
         self.history: list[Row] = []
@@ -190,14 +193,15 @@ class _Run:
     def _sound_epoch(self) -> Row:
         """An epoch without a non-finite value; after one it goes back and lowers the step."""
         start = time.perf_counter()
-        good = _snapshot(self.model), deepcopy(self.optimizer.state_dict())
+        if len(self.history) % self.rhythm == 0:
+            self.good = _snapshot(self.model), deepcopy(self.optimizer.state_dict())
         for _ in range(RETRIES + 1):
             row, trouble = self._epoch()
             row["seconds"] = time.perf_counter() - start
             if not trouble:
                 return row
-            self.model.load_state_dict(good[0])
-            self.optimizer.load_state_dict(deepcopy(good[1]))
+            self.model.load_state_dict(self.good[0])
+            self.optimizer.load_state_dict(deepcopy(self.good[1]))
             self.damping *= 0.5
             warnings.warn(
                 f"{trouble}; went back to the last good weights and halved the learning rate to "

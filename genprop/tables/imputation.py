@@ -28,6 +28,7 @@ METHODS = ("auto", "sir", "gibbs", "mean")
 ROWS, PATHS = 64, 2**14
 FEWEST_CHAINS = 4
 ENOUGH = 10  # effective paths, of which a draw is one
+MORE = 10  # times as many paths where they are too few
 
 Features = Callable[[str, Law], Tensor]
 """Of a modality's law expected values that may be averaged over paths, or such of draws."""
@@ -128,7 +129,8 @@ def fill(
     ``"sir"`` draws K paths from Q(h | x_seen), one of them again with probability
     ∝ P(x_seen, h) / Q(h | x_seen) for each draw, and lets it send down what is not seen.
     ``"gibbs"`` starts a chain at each such path and moves it by Gibbs sweeps with Metropolis'
-    correction. ``"auto"`` does so in the rows whose weights tell that too few paths count.
+    correction. ``"auto"`` takes ten times as many paths in the rows whose weights tell that too
+    few of them count, and chains where these are too few, too.
     ``"mean"`` averages E[x | h_1] over the K paths by their weights.
 
     A row gets the same draws in any batch: its random numbers are a hash of the seed and of what it
@@ -156,21 +158,40 @@ def fill(
             "chains do not know why cells are missing, which this model explains; use method='sir'"
         )
     bend, unbend = features or _means, averages or _as_they_are
-    parts = [
-        _first(_work(model, part, how, keys, bend, unbend), count)
-        for part, count, keys in _parts(model, batch, how, seed)
-    ]
-    return _joined(parts)
+    masks = batch.masks()
+    holes = ~torch.stack([mask.all(-1) for mask in masks.values()]).all(0)
+    seen = [mask.to(batch.x[name].dtype) for name, mask in masks.items()]
+    keys = keys_of([*batch.x.values(), *seen], seed).to(model.like.device)
+
+    def made(how: How, rows: Tensor | slice) -> Filled:
+        parts = _parts(model, batch.take(rows), how, keys[rows])
+        works = ((_work(model, p, how, own, bend, unbend), count) for p, count, own in parts)
+        return _joined([_first(filled, count) for filled, count in works])
+
+    filled = made(how, slice(None))
+    for effort in _further(model, how):
+        poor = (holes.to(filled.ess.device) & (filled.ess < how.least_ess)).nonzero().squeeze(-1)
+        if len(poor):
+            filled = _replaced(filled, poor, made(effort, poor.to(keys.device)))
+    return filled
 
 
-def _parts(model: Model, batch: Batch, how: How, seed: int) -> Iterator[tuple[Batch, int, Tensor]]:
+def _further(model: Model, how: How) -> Iterator[How]:
+    """What ``auto`` does next where too few paths count: it takes more of them, then chains."""
+    if how.method == "auto":
+        yield replace(how, method="sir", samples=MORE * how.samples)
+        if _has_chains(model) and not explains_holes(model):
+            yield replace(how, method="gibbs")
+
+
+def _parts(
+    model: Model, batch: Batch, how: How, keys: Tensor
+) -> Iterator[tuple[Batch, int, Tensor]]:
     """Always as many rows, the last of which shows nothing; how many are wanted; the rows' keys.
 
     What is drawn, and in what order, must not depend on the rows that come together. So each part
     has masks, and a row of the kind for which more has to be drawn.
     """
-    masks = [mask.to(batch.x[name].dtype) for name, mask in batch.masks().items()]
-    keys = keys_of([*batch.x.values(), *masks], seed).to(model.like.device)
     chains = max(how.draws, FEWEST_CHAINS)
     effort = max(how.samples, chains)
     most = min(ROWS, PATHS // effort, rows_at_once(model, effort))
@@ -202,13 +223,14 @@ def _other_sizes(model: Model, how: How) -> set[int]:
 def _work(
     model: Model, batch: Batch, how: How, keys: Tensor, features: Features, averages: Averages
 ) -> Filled:
-    if explains_holes(model):
-        with RowNoise(keys):
-            return _weighed(model, batch, how, features, averages)
-    if how.method != "mean":
-        return _drawn(model, batch, how, keys)
     with RowNoise(keys):
-        return _mean(model, batch, how, features, averages)
+        if explains_holes(model):
+            return _weighed(model, batch, how, features, averages)
+        if how.method == "mean":
+            return _mean(model, batch, how, features, averages)
+        if how.method == "gibbs":
+            return _chains(model, batch, how)
+        return _told(*model.complete(batch, how.draws, how.samples), how)
 
 
 def _weighed(
@@ -223,21 +245,6 @@ def _weighed(
         seen, mean = batch.seen[name], averages(name, (weights * features(name, drawn)).sum(0))
         x[name] = (batch.x[name] if seen is None else torch.where(seen, batch.x[name], mean))[None]
     return _told(x, found.log_path, how)
-
-
-def _drawn(model: Model, batch: Batch, how: How, keys: Tensor) -> Filled:
-    if how.method != "gibbs":
-        with RowNoise(keys):
-            x, log_w = model.complete(batch, how.draws, how.samples)
-        filled = _told(x, log_w, how)
-        poor = filled.ess < how.least_ess
-        if how.method == "sir" or not bool(poor.any()) or not _has_chains(model):
-            return filled
-    with RowNoise(keys):
-        chained = _chains(model, batch, how)
-    if how.method == "gibbs":
-        return chained
-    return _either(filled, chained, poor)
 
 
 def _has_chains(model: Model) -> bool:
@@ -290,12 +297,14 @@ def _told(x: dict[str, Tensor], log_w: Tensor, how: How) -> Filled:
     return Filled(x, ess, khat, unknown, unknown, no)
 
 
-def _either(one: Filled, other: Filled, second: Tensor) -> Filled:
-    """The rows of the second where it is to be, else those of the first."""
-    pick = second[None, :, None]
-    x = {name: torch.where(pick, other.x[name], value) for name, value in one.x.items()}
+def _replaced(filled: Filled, rows: Tensor, by: Filled) -> Filled:
+    """The same with these rows in place of its own."""
+    x = {
+        name: value.index_copy(1, rows.to(value.device), by.x[name])
+        for name, value in filled.x.items()
+    }
     rest = {
-        field.name: torch.where(second, getattr(other, field.name), getattr(one, field.name))
+        field.name: getattr(filled, field.name).index_copy(0, rows, getattr(by, field.name))
         for field in fields(Filled)
         if field.name != "x"
     }

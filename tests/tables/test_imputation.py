@@ -1,5 +1,7 @@
 """Completed rows against exact conditionals, and that a row's draws are its own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -121,14 +123,17 @@ def test_another_seed_gives_other_draws() -> None:
     assert torch.equal(one[0][seen], x[seen])
 
 
-def test_auto_turns_to_chains_where_few_paths_count() -> None:
+def test_auto_takes_more_paths_and_then_chains_where_few_paths_count() -> None:
     model, x, seen = small()
     with torch.no_grad():  # an encoder that knows nothing
         for p in model.stacks["x"].layers[0].encoder.parameters():
             p.mul_(0.1)
     how = How("auto", draws=4, samples=200, sweeps=10)
     out = filled(model, 2 * x, seen, how)
-    assert torch.equal(out.chained, out.ess < how.least_ess)
+    few = filled(model, 2 * x, seen, replace(how, method="sir")).ess < how.least_ess
+    more = filled(model, 2 * x, seen, How("sir", draws=4, samples=2000)).ess < how.least_ess
+    assert torch.equal(out.chained, few & more & ~seen.all(1))
+    assert (few & ~more).any()  # rows for which more paths do
     assert out.chained.any()
     assert not out.chained.all()
     assert out.acceptance[out.chained].isfinite().all()
