@@ -4,7 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
+
 from genprop.conditional import Autoregressive, Bernoulli, Categorical, Family, Gaussian, Logistic
+from genprop.data import Batch
 from genprop.model import Model
 from genprop.prior import Prior
 from genprop.priors.autoregressive import AutoregressivePrior
@@ -16,6 +19,7 @@ from genprop.priors.gsn import GSNPrior, NeighbourPrior
 from genprop.priors.mixture import MixturePrior
 from genprop.priors.parzen import ParzenPrior
 from genprop.priors.vamp import VampPrior
+from genprop.regressed import Regressed
 from genprop.rules.backprop import Backprop
 from genprop.rules.rule import Rule
 from genprop.rules.target import TargetPropagation
@@ -27,6 +31,9 @@ from genprop.tables.missingness import Selected
 RULES = ("target", "difference", "long", "rws", "elbo", "iwae", "dreg")
 JOINT = "joint"  # the modality of a model of codes
 COMPONENTS, PSEUDO_INPUTS, NOISE = 20, 50, 0.5
+NETS = ("units", "activation", "skip", "dropout")
+PARTS = ("hidden", "latent", "top", "prior", *NETS, "regress", "weights")  # of GenProp's arguments
+
 Stacks = Mapping[str, Stack]
 
 
@@ -46,25 +53,45 @@ def build_model(parts: Mapping[str, Any], visible: Mapping[str, Family]) -> Mode
     """A model with a stack for each visible family.
 
     Args:
-        parts: ``hidden``, ``latent``, ``top``, ``prior``, ``units``, ``activation``, ``skip``,
-            ``dropout``, as GenProp's, and perhaps ``weights``.
+        parts: ``PARTS``, as GenProp's.
         visible: the family of each modality.
 
     Raises:
         ValueError: a part that fits none of them.
     """
-    nets = {name: parts[name] for name in ("units", "activation", "skip", "dropout")}
+    nets = {name: parts[name] for name in NETS}
+    below = {**nets, "regress": parts["regress"]}
     stacks = {
-        name: Stack.build(family, _hidden(parts["hidden"], name), parts["latent"], **nets)
+        name: Stack.build(family, _hidden(parts["hidden"], name), parts["latent"], **below)
         for name, family in visible.items()
     }
     _check_explained(stacks, visible)
     weights = parts.get("weights")
     if not parts["top"]:
         return Model(stacks, build_prior(parts["prior"], stacks, visible), weights=weights)
-    joint = Stack.build(_joint(_tops(stacks, visible)), parts["top"], parts["latent"], **nets)
-    above = Model({JOINT: joint}, build_prior(parts["prior"], {JOINT: joint}, {}))
-    return Model(stacks, above, weights=weights)
+    # codes are not there to be regressed before training
+    above = nets if any(len(stack.layers) for stack in stacks.values()) else below
+    joint = Stack.build(_joint(_tops(stacks, visible)), parts["top"], parts["latent"], **above)
+    top = Model({JOINT: joint}, build_prior(parts["prior"], {JOINT: joint}, {}))
+    return Model(stacks, top, weights=weights)
+
+
+def learn_regressions(model: Model, batch: Batch) -> None:
+    """Fits what the model's encoders regress to rows of data.
+
+    Args:
+        model: whose bottom encoders, or those above data without layers, may be ``Regressed``.
+        batch: rows, any of their cells unseen.
+    """
+    stacks = dict(model.named_stacks())
+    for name, mask in batch.masks().items():
+        net = stacks[name][0].encoder.net if len(stacks[name].layers) else None
+        if isinstance(net, Regressed):
+            net.learn(batch.x[name], mask)
+    above = model.prior
+    if isinstance(above, Model) and not any(len(stack.layers) for stack in stacks.values()):
+        known = model.code_seen(batch), model.code_told(batch)
+        learn_regressions(above, above.batch(torch.cat([*batch.x.values()], -1), *known))
 
 
 def build_prior(prior: str | Prior, stacks: Stacks, visible: Mapping[str, Family]) -> Prior:

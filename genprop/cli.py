@@ -134,6 +134,7 @@ def fit(
     activation: Annotated[Text, _argument("activation")] = None,
     skip: Annotated[Switch, _argument("skip")] = None,
     dropout: Annotated[Text, _argument("dropout")] = None,
+    regress: Annotated[Switch, _argument("regress")] = None,
     weights: Annotated[Text, _argument("weights")] = None,
     hide: Annotated[Text, _argument("hide")] = None,
     explain: Annotated[Switch, _argument("explain")] = None,

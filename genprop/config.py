@@ -190,6 +190,9 @@ MODEL = {
     "activation": Argument(NAME, "tanh", "tanh, relu, elu, gelu, silu or softplus."),
     "skip": Argument(YES, "no", "An affine path beside every net's hidden layers."),
     "dropout": Argument(NUMBER, "0", "Probability that a hidden unit is left out, falling to 0."),
+    "regress": Argument(
+        YES, "no", "Whether encoders read, in place of what is missing, a regression of it."
+    ),
     "weights": Argument(
         _or("none", None, WEIGHTS),
         "none",

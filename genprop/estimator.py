@@ -14,7 +14,7 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from genprop.build import build_model, build_rule
+from genprop.build import PARTS, build_model, build_rule, learn_regressions
 from genprop.data import Batch
 from genprop.encodings import drawn, encoded, has_labels, label_among, labels_of, learned
 from genprop.fitted import keep_history, load_fitted, save_fitted
@@ -61,10 +61,10 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             ``"iwae"``, ``"dreg"``, or a ``Rule``.
         samples: paths drawn for each row in training; 1 is faster and fits less well.
         units: hidden units of every net.
-        activation: of every net: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"``, ``"silu"``,
-            ``"softplus"``.
+        activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"``, ``"silu"`` or ``"softplus"``.
         skip: whether nets have an affine path beside their hidden layers.
         dropout: probability that a hidden unit is left out in training, falling to 0 at its end.
+        regress: whether encoders of data read, in place of what is missing, a regression of it.
         weights: by modality a factor of its log-likelihood in training, which is then no bound.
         hide: probability that a training row shows only a random part of its cells, so that
             encoders learn to cope with every pattern of missing cells.
@@ -112,6 +112,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         activation: str = "tanh",
         skip: bool = False,
         dropout: float = 0.0,
+        regress: bool = False,
         weights: Mapping[str, float] | None = None,
         hide: float = 0.25,
         explain: bool = False,
@@ -141,6 +142,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.activation = activation
         self.skip = skip
         self.dropout = dropout
+        self.regress = regress
         self.weights = weights
         self.hide = hide
         self.explain = explain
@@ -182,12 +184,13 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         encodings = {n: learned(n, raw, self.visible) for n, raw in raws.items()}
         with seeded(self.random_state):
             visible = {n: explaining(e.visible(), self.missing) for n, e in encodings.items()}
-            model = build_model(self._parts(), visible)
+            model = build_model({n: deepcopy(getattr(self, n)) for n in PARTS}, visible)
             rule = build_rule(self.rule, self.samples)
             rule.check(model)
             # together, so that training that fails leaves the last good weights with their encoding
             self.encodings_, self.model_ = encodings, model
             train, held = self._split(encoded(self.encodings_, raws), validation_data)
+            learn_regressions(model, train)
             history = trainer.fit(model, rule, train, held)
         keep_history(self, history)
         return self
@@ -374,10 +377,6 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         how = {f.name: getattr(self, f.name) for f in dataclasses.fields(Trainer)}
         # a mask is explained as it came
         return Trainer(**how | {"explain": self.explain or self.missing != "mar"})
-
-    def _parts(self) -> dict[str, Any]:
-        names = ("hidden", "latent", "top", "prior", "units", "activation", "skip", "dropout")
-        return {name: deepcopy(getattr(self, name)) for name in (*names, "weights")}
 
     def _raws(self, X: Data) -> dict[str, Raw]:
         check_is_fitted(self)

@@ -17,6 +17,7 @@ from genprop.conditional import (
 )
 from genprop.distributions import Discrete, Product
 from genprop.nets import MLP, Identity
+from genprop.regressed import Regressed
 from genprop.shapes import Elements, PerRow, Seen
 
 LATENTS = ("gaussian", "bernoulli", "categorical", "autoregressive")
@@ -118,6 +119,7 @@ class Stack(nn.Module):
         activation: str = "tanh",
         skip: bool = False,
         dropout: float = 0.0,
+        regress: bool = False,
     ) -> "Stack":
         """A stack of perceptrons, its bottom encoder told what is missing.
 
@@ -130,6 +132,8 @@ class Stack(nn.Module):
             activation: as for ``MLP``.
             skip: as for ``MLP``.
             dropout: as for ``MLP``.
+            regress: whether the bottom encoder reads, in place of what is missing, a regression of
+                it on what was seen: ``Regressed``.
 
         Raises:
             ValueError: an unknown latent family, or another number of them than of layers.
@@ -141,7 +145,8 @@ class Stack(nn.Module):
             masked = low is visible
             up = MLP(low.elements, high.outputs, units, activation, skip, masked, dropout)
             down = MLP(high.elements, low.outputs, units, activation, skip, dropout=dropout)
-            layers.append(Layer(Conditional(up, high), Conditional(down, low)))
+            reader = Regressed(up, low.elements) if regress and masked else up
+            layers.append(Layer(Conditional(reader, high), Conditional(down, low)))
         return Stack(layers, elements=visible.elements)
 
     @property

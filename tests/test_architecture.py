@@ -29,7 +29,7 @@ FACES = (
 FLOORS = (
     ("shapes", "seeds", "threads", "resampling", "convergence", "arviz_api"),
     ("tables.column_choice", "tables.multiple", "tables.ampute", "tables.calibration"),
-    ("nets", "distributions", "tables.column_code", "tables.row_noise"),
+    ("nets", "regressed", "distributions", "tables.column_code", "tables.row_noise"),
     ("multivariate", "logistic", "student", "counts", "autoregressive", "corruption"),
     ("mixture", "diffusion", "denoiser", "flows", "guide"),
     ("conditional", "prior", "kernel"),

@@ -33,6 +33,7 @@ def joint_model(
         "units": (5,),
         "activation": "tanh",
         "skip": True,
+        "regress": False,
         "dropout": 0.0,
     }
     torch.manual_seed(0)

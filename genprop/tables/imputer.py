@@ -25,7 +25,8 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
     """Fills the holes of tables by models of their rows, fitted once, for rows old and new.
 
     A model is one of a small table by default: one layer of about ten latents, nets with an
-    affine path and dropout that read what is missing, trained on rows of which more is hidden.
+    affine path and dropout, encoders that read in place of what is missing a linear regression of
+    it, trained on rows of which more is hidden.
     Of small tables there are several, which differ by their seed: a mean is that of their means,
     and draws come from each of them by turns, so that they are as uncertain as the fit is.
 
@@ -212,6 +213,7 @@ def table_settings(rows: int, columns: int, members: int = 1) -> dict[str, Any]:
         "hidden": (latents,),
         "skip": True,
         "dropout": 0.2,
+        "regress": True,
         "hide": 0.2,
         "samples": 5,
         "optimizer": "adamw",

@@ -40,6 +40,7 @@ def made(kind: str, **weights: float) -> Model:
         "units": (4,),
         "activation": "tanh",
         "skip": False,
+        "regress": False,
         "dropout": 0.0,
         "weights": weights,
     }
@@ -123,6 +124,12 @@ def test_what_no_weight_can_be_is_refused(name: str, weight: float) -> None:
 def test_data_under_a_prior_alone_have_no_weight() -> None:
     parts_have_no_layer = {"x": Gaussian(2)}
     parts = {"hidden": (), "latent": "gaussian", "top": (), "prior": "auto", "units": (4,)}
-    more = {"activation": "tanh", "skip": False, "dropout": 0.0, "weights": {"x": 2.0}}
+    more = {
+        "activation": "tanh",
+        "skip": False,
+        "dropout": 0.0,
+        "regress": False,
+        "weights": {"x": 2.0},
+    }
     with pytest.raises(ValueError, match="no layer that explains it"):
-        build_model({**parts, **more}, parts_have_no_layer)
+        build_model({**parts, **more, "weights": {"x": 2.0}}, parts_have_no_layer)
