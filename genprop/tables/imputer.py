@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags, check_random_state
+from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from genprop.encoding import missing_cells
@@ -41,6 +42,8 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
             that had holes in fit.
         members: how many models; ``"auto"`` is 5 for up to 1,000 rows, 3 for up to 10,000, else 1.
         settings: arguments of ``GenProp`` in place of those chosen for the table.
+        n_jobs: how many models are fitted at once, each in a process of its own; as of
+            scikit-learn, None is one after the other and -1 as many as there are cores.
         random_state: seed of fit and of every draw after it.
         verbose: 0 is silent; 1 shows progress on a terminal.
 
@@ -71,6 +74,7 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
         add_indicator: bool = False,
         members: int | str = "auto",
         settings: dict[str, Any] | None = None,
+        n_jobs: int | None = None,
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -81,6 +85,7 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
         self.add_indicator = add_indicator
         self.members = members
         self.settings = settings
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
@@ -107,10 +112,10 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
         own = {n: getattr(self, n) for n in ("visible", "missing", "random_state", "verbose")}
         chosen = table_settings(rows, columns, count)
         self.settings_ = {**chosen, **own, **(self.settings or {})}
-        self.models_ = [
-            GenProp(**{**self.settings_, "random_state": seed}).fit(X)
+        self.models_ = Parallel(n_jobs=self.n_jobs)(
+            delayed(_fitted)({**self.settings_, "random_state": seed}, X)
             for seed in _seeds(self.settings_["random_state"], count)
-        ]
+        )
         self.model_ = self.models_[0]
         self.indicated_ = np.flatnonzero(_missing(X).any(0))
         return self
@@ -224,6 +229,10 @@ def table_settings(rows: int, columns: int, members: int = 1) -> dict[str, Any]:
         "validation": 0.0,
         "patience": None,
     }
+
+
+def _fitted(settings: dict[str, Any], X: Any) -> GenProp:
+    return GenProp(**settings).fit(X)
 
 
 def _seeds(random_state: Any, count: int) -> list[Any]:

@@ -207,3 +207,14 @@ def test_training_hides_whole_categories(monkeypatch) -> None:
     frame = pd.DataFrame({"c": list("abc") * 10, "n": np.arange(30) % 7 * 0.3})
     GenProp(hidden=(2,), epochs=1, verbose=0, random_state=0).fit(frame)
     assert told[0] == {"x": (1, 3)}
+
+
+def test_processes_beside_each_other_fit_the_same_models() -> None:
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    X[::3, 1] = np.nan
+    settings = {"epochs": 2}
+    one, two = (
+        GenPropImputer(members=2, settings=settings, n_jobs=n, random_state=0).fit(X)
+        for n in (1, 2)
+    )
+    np.testing.assert_array_equal(two.impute(X, draws=2), one.impute(X, draws=2))
