@@ -17,7 +17,7 @@ from torch import nn
 
 from genprop.tables.imputer import GenPropImputer
 
-GENPROP, MIWAE = "genprop", "MIWAE, same size"
+GENPROP, MIWAE, POOLED = "genprop", "MIWAE, same size", "MICE, mean of draws"
 MICEFOREST, HYPERIMPUTE = "miceforest", "HyperImpute"
 
 Array = NDArray[np.float64]
@@ -61,13 +61,19 @@ def fill_mice(X: Array, seed: int, effort: Effort) -> Filled:
     """Chained Bayesian ridge regressions; draws by the same chain, run anew for each of them."""
     warnings.simplefilter("ignore", ConvergenceWarning)
     point = IterativeImputer(max_iter=effort.rounds, random_state=seed).fit_transform(X)
+    return Filled(point, fill_pooled(X, seed, effort).draws if effort.draws > 1 else None)
+
+
+def fill_pooled(X: Array, seed: int, effort: Effort) -> Filled:
+    """The same draws, and their mean as point."""
+    warnings.simplefilter("ignore", ConvergenceWarning)
     draws = [
         IterativeImputer(
             max_iter=effort.rounds, sample_posterior=True, random_state=1000 * seed + draw
         ).fit_transform(X)
         for draw in range(min(effort.draws, 20))
     ]
-    return Filled(point, np.stack(draws))
+    return Filled(np.mean(draws, 0), np.stack(draws))
 
 
 def fill_forest(X: Array, seed: int, effort: Effort) -> Filled:
@@ -148,6 +154,7 @@ IMPUTERS: dict[str, Callable[[Array, int, Effort], Filled]] = {
     "mean": fill_mean,
     "kNN": fill_neighbours,
     "MICE": fill_mice,
+    POOLED: fill_pooled,
     "missForest": fill_forest,
     MIWAE: fill_miwae,
     MICEFOREST: fill_miceforest,
