@@ -10,7 +10,8 @@ whole = StandardScaler().fit_transform(load_breast_cancer().data)  # 569 rows, 3
 hidden = np.random.default_rng(0).random(whole.shape) < 0.5  # half of the cells
 table = np.where(hidden, np.nan, whole)
 
-model = GenProp(hidden=(10,), skip=True, hide=0.5, lr=3e-3, epochs=100, random_state=0)
+nets = {"hidden": (10,), "skip": True, "regress": True}
+model = GenProp(**nets, hide=0.5, lr=3e-3, epochs=100, random_state=0)
 draws = model.fit(table).impute(table, draws=50, method="sir")  # (50, 569, 30)
 
 error = (draws.mean(0) - whole)[hidden]

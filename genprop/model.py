@@ -10,13 +10,13 @@ from torch.distributions import Distribution
 from genprop.data import Batch
 from genprop.descent import descend
 from genprop.distributions import SAMPLE_SHAPE, Scale
+from genprop.modality_weights import checked_weights
 from genprop.passage import Foot, climb_stack, straight_through
 from genprop.prior import Prior
 from genprop.pyro_programs import Programs
 from genprop.resampling import picked, resampled
 from genprop.shapes import Elements, PerRow, Seen
 from genprop.stack import Path, Stack, is_discrete, joint_code, joint_x
-from genprop.weighing import checked_weights
 
 LogPrior = Callable[[Tensor, Tensor | None], Tensor]
 NESTED = "prior"  # in names: of the model that is a model's prior

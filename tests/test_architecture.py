@@ -37,7 +37,7 @@ FLOORS = (
     ("tables.columns",),
     ("data", "encoding", "tables.encoding"),
     ("stack", "table"),
-    ("passage", "weighing", "quantised", "encodings", "pyro_programs"),
+    ("passage", "modality_weights", "quantised", "encodings", "pyro_programs"),
     ("model",),
     ("unseen",),
     ("tables.not_at_random",),
