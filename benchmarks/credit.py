@@ -124,8 +124,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     made.add_argument(
         "--choose",
         action="store_true",
-        help="choose learning rates on validation rows: three, a fifth of the epochs each",
+        help="choose learning rates on validation rows, of three",
     )
+    made.add_argument("--share", type=float, default=0.2, help="of the epochs in a trial (0.2)")
     arguments = report.parse(made, argv)
     if arguments.quick:
         arguments.seeds, arguments.epochs, arguments.rows = 1, 1, 200
@@ -154,14 +155,15 @@ def of_seed(arguments: argparse.Namespace, seed: int) -> Iterator[Job]:
 
 
 def rates(arguments: argparse.Namespace) -> list[Job]:
-    """The trials of learning rates: on one set of data, with one seed, for a fifth of the time."""
+    """The trials of learning rates: on one set of data, with one seed, for a share of the time."""
     first: dict[str, Job] = {}
+    share = arguments.share
     for job in of_seed(arguments, 0) if arguments.choose else ():
         first.setdefault(job.rule, job)
     return [
-        job._replace(epochs=max(1, job.epochs // 5), minutes=job.minutes / 5, factor=factor)
+        job._replace(epochs=max(1, int(share * job.epochs)), minutes=share * job.minutes, factor=f)
         for job in first.values()
-        for factor in FACTORS
+        for f in FACTORS
     ]
 
 
