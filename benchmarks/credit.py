@@ -106,6 +106,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     jobs = [job._replace(factor=best.get(job.rule, 1.0)) for job in jobs]
     # what was run at another rate is no seed of this one
     runs = [run for run in runs if run["lr"] == _rate(run["rule"], best)]
+    if arguments.more:
+        there = {(run["data"], run["rule"], run["seed"]) for run in runs}
+        jobs = [job for job in jobs if (job.data, job.rule, job.seed) not in there]
     for run in run_all(train, jobs, said):
         runs = report.merged(runs, [run], ("data", "rule", "seed"))
         result(arguments, runs, trials, commands).write(arguments.json)
@@ -126,6 +129,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="choose learning rates on validation rows, of three",
     )
+    made.add_argument("--more", action="store_true", help="only runs that the file does not hold")
     made.add_argument("--share", type=float, default=0.2, help="of the epochs in a trial (0.2)")
     arguments = report.parse(made, argv)
     if arguments.quick:
