@@ -17,7 +17,7 @@ from genprop.tables.imputation import How
 from genprop.tables.imputed import Imputed, impute_by
 
 UPDATES = 8000  # of the optimizer for a model alone, about
-MEMBER_UPDATES = 6000  # for each of several
+MEMBER_UPDATES = 3400  # for each of several
 SMALL = 10_000  # rows, up to which mini-batches are small
 MEMBERS = ((1000, 5), (SMALL, 3))  # up to so many rows, how many models
 
@@ -209,10 +209,10 @@ def table_settings(rows: int, columns: int, members: int = 1) -> dict[str, Any]:
 
     >>> chosen = table_settings(178, 13)
     >>> chosen["hidden"], chosen["batch_size"], chosen["epochs"]
-    ((10,), 64, 800)
+    ((10,), 128, 800)
     """
     latents = max(1, min(rows // 10, max(min(columns, 10), columns // 10), 64))
-    batch = 64 if rows <= SMALL else 256
+    batch = 128 if rows <= SMALL else 256
     updates = UPDATES if members == 1 else MEMBER_UPDATES
     return {
         "hidden": (latents,),
