@@ -84,7 +84,7 @@ def test_bars_compare_with_back_propagation_and_with_published_rows() -> None:
     assert rows[0]["error_of_mean"] == pytest.approx(0.1)
     bars = {bar["name"]: bar for bar in credit.judge(rows)}
     assert bars["MNIST: points DTP is behind BP"]["value"] == pytest.approx(0.3)
-    assert bars["MNIST: points the best local rule is behind"]["holds"] is False
+    assert bars["MNIST: points the best local rule on its net is behind"]["holds"] is False
     assert bars["MNIST: error of the sign network, %"]["holds"] is None
     assert bars["MNIST, DFA: points behind its published row"]["value"] == pytest.approx(1.27)
 
