@@ -1,13 +1,12 @@
 """What is missing, regressed on what was seen: what an encoder reads in its place."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from genprop.shapes import Elements, Outputs, Seen
 
-FACTORS, ROUNDS, CELLS = 64, 30, 500_000
+FACTORS, ROUNDS = 64, 30
+CELLS, FEWEST = 100_000, 500  # that are learned from; rows
 RIDGE = 10.0  # rows that say that nothing depends on anything
 LEAST_NOISE = 1e-3  # of a variance of one
 
@@ -62,7 +61,7 @@ class Regressed(nn.Module):
     def filled(self, x: Elements, missing: Elements, drawn: bool = False) -> Elements:
         """The row with E[x | x_seen], or with a draw, where an element is missing."""
         precision = (1 - missing) / self.noise
-        h, root = posterior(self.weight, precision, precision * (x - self.loc))
+        h, _, root = posterior(self.weight, precision, precision * (x - self.loc))
         noise: Tensor | float = 0.0
         if drawn:
             apart = torch.randn_like(h)[..., None]
@@ -78,10 +77,11 @@ class Regressed(nn.Module):
         rows had shown no dependence.
 
         Args:
-            x: rows, of which every n-th is read, so that these have no more than 500,000 cells.
+            x: rows, of which every n-th is read, so that these have about 100,000 cells, and are no
+                fewer than 500.
             seen: True where an element was observed.
         """
-        step = max(1, math.ceil(x.numel() / CELLS))
+        step = max(1, len(x) // max(FEWEST, CELLS // self.elements))
         mask = seen[::step].double()
         count = mask.sum(0)
         rows = torch.where(seen, x, 0)[::step].double()
@@ -94,8 +94,8 @@ class Regressed(nn.Module):
         self.noise.copy_(scale.square() * noise)
 
 
-def posterior(weight: Tensor, precision: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of h given x_seen, and the lower root of its precision.
+def posterior(weight: Tensor, precision: Tensor, pull: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and covariance of h given x_seen, and the lower root of its precision.
 
     Args:
         weight: W, ``(elements, factors)``.
@@ -106,7 +106,8 @@ def posterior(weight: Tensor, precision: Tensor, pull: Tensor) -> tuple[Tensor, 
     squares = (weight[:, :, None] * weight[:, None, :]).flatten(1)
     inverse = (precision @ squares).unflatten(-1, (width, width))
     root = torch.linalg.cholesky(inverse + torch.eye(width).to(inverse))
-    return torch.einsum("...rk,rkl->...rl", pull @ weight, torch.cholesky_inverse(root)), root
+    covariance = torch.cholesky_inverse(root)
+    return torch.einsum("...rk,rkl->...rl", pull @ weight, covariance), covariance, root
 
 
 def factors(x: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,8 +126,7 @@ def factors(x: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor
     ridge = RIDGE * torch.eye(width, dtype=x.dtype, device=x.device)
     for _ in range(ROUNDS):
         apart = (x - mean) * mask
-        h, root = posterior(weight, mask / noise, apart / noise)
-        covariance = torch.cholesky_inverse(root)
+        h, covariance, _ = posterior(weight, mask / noise, apart / noise)
         second = covariance + h[:, :, None] * h[:, None, :]
         around = (mask.mT @ second.flatten(1)).unflatten(1, (width, width))
         weight = torch.linalg.solve(around + ridge, apart.mT @ h)
