@@ -55,7 +55,10 @@ class Regressed(nn.Module):
         if missing is None:
             plain: Tensor = self.net(x)
             return plain
-        y: Tensor = self.net(self.filled(x, missing, drawn=self.training), missing)
+        # systems of equations need more digits than mixed precision leaves them
+        with torch.autocast(x.device.type, enabled=False):
+            whole = self.filled(x, missing, drawn=self.training)
+        y: Tensor = self.net(whole, missing)
         return y
 
     def filled(self, x: Elements, missing: Elements, drawn: bool = False) -> Elements:

@@ -18,6 +18,13 @@ from genprop.regressed import Regressed
 from genprop.stack import Stack
 
 
+class First(nn.Module):
+    """The row as the net reads it."""
+
+    def forward(self, x: Tensor, missing: Tensor) -> Tensor:
+        return x
+
+
 def gaussian(elements: int, width: int) -> Regressed:
     """One whose rows have a known law."""
     torch.manual_seed(0)
@@ -137,3 +144,16 @@ def test_other_nets_are_left_alone() -> None:
     before = nn.utils.parameters_to_vector(model.parameters()).clone()
     learn_regressions(model, Batch.of(torch.randn(5, 3)))
     assert torch.equal(nn.utils.parameters_to_vector(model.parameters()), before)
+
+
+def test_regressions_keep_their_digits_in_mixed_precision() -> None:
+    net = gaussian(5, 3).float().eval()
+    net.net = First()
+    x, missing = torch.randn(8, 5), (torch.rand(8, 5) < 0.5).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = net(x, missing)
+    torch.testing.assert_close(mixed, net(x, missing), rtol=0, atol=0)
+    table = torch.where(missing.bool(), torch.nan, x).repeat(8, 1).numpy()
+    settings = {"hidden": (2,), "regress": True, "epochs": 2, "verbose": 0, "random_state": 0}
+    model = GenProp(**settings, precision="bf16-mixed").fit(table)
+    assert np.isfinite(model.impute(table)).all()
