@@ -30,13 +30,13 @@ import torch
 from torch import Tensor
 
 from benchmarks import report
-from benchmarks.credit_rules import CONTENDERS, PERCEPTRONS, THIN
+from benchmarks.credit_rules import CONTENDERS, PERCEPTRONS, THIN, Contender
 from benchmarks.memory import peak_allocated
 from benchmarks.pool import run_all
 from genprop.credit.measure import agreement
 from genprop.credit.network import CreditNetwork
 from genprop.credit.rule import CreditRule, PreparedRule
-from genprop.credit.train import evaluate
+from genprop.credit.train import CreditTrainer, evaluate
 from genprop.seeds import seeded
 
 MNIST, FASHION = "MNIST", "Fashion-MNIST"
@@ -217,13 +217,18 @@ def _idx(folder: Path, kind: str) -> tuple[np.ndarray, np.ndarray]:
     return found[0].reshape(-1, 28, 28), found[1]
 
 
+def start(job: Job) -> tuple[Digits, Contender, CreditNetwork, CreditRule, CreditTrainer]:
+    """What a run is made of, nothing trained yet."""
+    digits, contender = load(job), CONTENDERS[job.rule]
+    network = contender.network(784, 10)
+    trainer = contender.trainer(job.epochs, job.minutes, job.factor)
+    return digits, contender, network, contender.rule(network), trainer
+
+
 def train(job: Job) -> report.Row:
     """One run: what it came to."""
     with seeded(job.seed):
-        digits, contender = load(job), CONTENDERS[job.rule]
-        network = contender.network(784, 10)
-        rule = contender.rule(network)
-        trainer = contender.trainer(job.epochs, job.minutes, job.factor)
+        digits, contender, network, rule, trainer = start(job)
         # the same rows of validation every time, few, for the rules that predict slowly
         history = trainer.fit(network, rule, *digits.train, validation=_some(digits.validation))
         passes = PASSES if contender.unit == "bernoulli" else 1
@@ -249,10 +254,7 @@ def train(job: Job) -> report.Row:
 def try_rate(job: Job) -> report.Row:
     """One trial of a learning rate: how many rows of validation it came to, none if it blew up."""
     with seeded(job.seed):
-        digits, contender = load(job), CONTENDERS[job.rule]
-        network = contender.network(784, 10)
-        rule = contender.rule(network)
-        trainer = contender.trainer(job.epochs, job.minutes, job.factor)
+        digits, contender, network, rule, trainer = start(job)
         found: report.Row = {"accuracy": 0.0, "epochs": 0, "training_seconds": 0.0}
         try:
             history = trainer.fit(network, rule, *digits.train)

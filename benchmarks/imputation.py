@@ -342,15 +342,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--only", action="append", choices=SECTIONS, help="a section (repeatable)")
     made.add_argument("--table", action="append", metavar="NAME", help="a table (repeatable)")
     made.add_argument("--imputer", action="append", metavar="NAME", help="an imputer (repeatable)")
-    arguments = report.parse(made, argv)
-    if not plan(arguments):
-        made.error("no section that was asked for has such a table and such an imputer")
-    return arguments
+    return report.parse(made, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     jobs = plan(arguments)
+    if not jobs:
+        raise SystemExit("no section that was asked for has such a table and such an imputer")
     outcomes = dict(zip(jobs, run_all(run, jobs, _said), strict=True))
     rows = summarise(outcomes)
     for name in absent():

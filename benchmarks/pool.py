@@ -17,7 +17,9 @@ def run_all(
     run: Callable[[Job], Outcome], jobs: Sequence[Job], said: Callable[[Job, Outcome], str]
 ) -> Iterator[Outcome]:
     """The outcomes in the order of the jobs, as many at once as there are cores to run on."""
-    workers = max(1, min(cpu_count(), len(jobs)))
+    if not jobs:
+        return
+    workers = min(cpu_count(), len(jobs))
     with multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) as pool:
         outcomes = zip(jobs, pool.imap(run, jobs), strict=True)
         for number, (job, outcome) in enumerate(outcomes, 1):

@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
-
 from genprop.conditional import Autoregressive, Bernoulli, Categorical, Family, Gaussian, Logistic
 from genprop.data import Batch
 from genprop.model import Model
@@ -83,15 +81,16 @@ def learn_regressions(model: Model, batch: Batch) -> None:
         model: whose bottom encoders, or those above data without layers, may be ``Regressed``.
         batch: rows, any of their cells unseen.
     """
+    if not any(isinstance(module, Regressed) for module in model.modules()):
+        return
     stacks = dict(model.named_stacks())
     for name, mask in batch.masks().items():
         net = stacks[name][0].encoder.net if len(stacks[name].layers) else None
         if isinstance(net, Regressed):
             net.learn(batch.x[name], mask)
-    above = model.prior
-    if isinstance(above, Model) and not any(len(stack.layers) for stack in stacks.values()):
-        known = model.code_seen(batch), model.code_told(batch)
-        learn_regressions(above, above.batch(torch.cat([*batch.x.values()], -1), *known))
+    lifted = model.lifted(batch)
+    if lifted is not None:
+        learn_regressions(*lifted)
 
 
 def build_prior(prior: str | Prior, stacks: Stacks, visible: Mapping[str, Family]) -> Prior:

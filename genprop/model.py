@@ -173,6 +173,17 @@ class Model(Prior):
         """Which elements of the joint code encoders above are told; None says all that is seen."""
         return None if batch.shown is None else self._known(batch, batch.shown)
 
+    def lifted(self, batch: Batch) -> "tuple[Model, Batch] | None":
+        """The prior and the same rows as its data, where it is a model and no stack has a layer."""
+        above = self.prior
+        if not isinstance(above, Model) or any(len(s.layers) for _, s in self.named_stacks()):
+            return None
+        code, known = (
+            torch.cat([*batch.x.values()], -1),
+            (self.code_seen(batch), self.code_told(batch)),
+        )
+        return above, above.batch(code, *known)
+
     def _known(self, batch: Batch, masks: Mapping[str, Tensor | None]) -> Seen | None:
         if all(mask is None for mask in masks.values()):
             return None
@@ -294,11 +305,10 @@ class Model(Prior):
             For each modality whole rows ``(draws, rows, elements)``, the seen cells as they were;
             and the log-weights ``(samples, rows)``.
         """
-        above = self.prior
-        if isinstance(above, Model) and not any(len(s.layers) for _, s in self.named_stacks()):
-            # which sees the same data
-            inner = above.batch(torch.cat([*batch.x.values()], -1), self.code_seen(batch))
-            x, log_w = above.complete(inner, draws, samples)
+        lifted = self.lifted(batch)
+        if lifted is not None:
+            above, rows = lifted
+            x, log_w = above.complete(rows, draws, samples)
             parts = torch.cat([*x.values()], -1).split([*self.widths.values()], -1)
             return dict(zip(self.stacks, parts, strict=True)), log_w
         # without a layer all paths are the data itself

@@ -170,9 +170,9 @@ def fill(
 
     filled = made(how, slice(None))
     for effort in _further(model, how):
-        poor = (holes.to(filled.ess.device) & (filled.ess < how.least_ess)).nonzero().squeeze(-1)
+        poor = (holes & (filled.ess < how.least_ess)).nonzero().squeeze(-1)
         if len(poor):
-            filled = _replaced(filled, poor, made(effort, poor.to(keys.device)))
+            filled = _replaced(filled, poor, made(effort, poor))
     return filled
 
 
@@ -299,10 +299,7 @@ def _told(x: dict[str, Tensor], log_w: Tensor, how: How) -> Filled:
 
 def _replaced(filled: Filled, rows: Tensor, by: Filled) -> Filled:
     """The same with these rows in place of its own."""
-    x = {
-        name: value.index_copy(1, rows.to(value.device), by.x[name])
-        for name, value in filled.x.items()
-    }
+    x = {name: value.index_copy(1, rows, by.x[name]) for name, value in filled.x.items()}
     rest = {
         field.name: getattr(filled, field.name).index_copy(0, rows, getattr(by, field.name))
         for field in fields(Filled)
