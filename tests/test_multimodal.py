@@ -173,7 +173,7 @@ def test_probabilities_of_a_label_agree_with_joint_likelihoods(hidden: object, t
     visible = {"x": Gaussian(3), "y": Categorical([3])}
     model = joint_model(hidden, top=top, **visible)
     torch.manual_seed(2)
-    x, count = 0.3 * torch.randn(4, 3).double(), 1000
+    x, count = 0.3 * torch.randn(4, 3).double(), 2000
     batch = Batch.of({"x": x, "y": torch.zeros(4, 3).double()})
     told = [Batch.of({"x": x, "y": y.double().expand(4, 3)}) for y in torch.eye(3)]
     estimates = [importance(model, each, 10 * count) for each in told]

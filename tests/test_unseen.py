@@ -9,7 +9,7 @@ from genprop.data import Batch
 from genprop.distributions import Product
 from genprop.unseen import Law, unseen
 
-PATHS, DRAWS = 2000, 200
+PATHS, DRAWS = 4000, 500
 models = pytest.mark.parametrize("name", zoo.models())
 
 
