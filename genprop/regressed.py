@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from genprop.shapes import Elements, Outputs, Seen
 
-FACTORS, ROUNDS = 64, 30
+FACTORS, ROUNDS = 32, 30
 CELLS, FEWEST = 100_000, 500  # that are learned from; rows
 RIDGE = 10.0  # rows that say that nothing depends on anything
 LEAST_NOISE = 1e-3  # of a variance of one
@@ -64,12 +64,12 @@ class Regressed(nn.Module):
     def filled(self, x: Elements, missing: Elements, drawn: bool = False) -> Elements:
         """The row with E[x | x_seen], or with a draw, where an element is missing."""
         precision = (1 - missing) / self.noise
-        h, _, root = posterior(self.weight, precision, precision * (x - self.loc))
+        root, half = halfway(self.weight, precision, precision * (x - self.loc))
         noise: Tensor | float = 0.0
         if drawn:
-            apart = torch.randn_like(h)[..., None]
-            h = h + torch.linalg.solve_triangular(root.mT, apart, upper=True).squeeze(-1)
+            half = half + torch.randn_like(half)
             noise = self.noise.sqrt() * torch.randn_like(x)
+        h = torch.linalg.solve_triangular(root.mT, half, upper=True).squeeze(-1)
         return torch.where(missing > 0, self.loc + h @ self.weight.mT + noise, x)
 
     @torch.no_grad()
@@ -97,8 +97,10 @@ class Regressed(nn.Module):
         self.noise.copy_(scale.square() * noise)
 
 
-def posterior(weight: Tensor, precision: Tensor, pull: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and covariance of h given x_seen, and the lower root of its precision.
+def halfway(weight: Tensor, precision: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower root R of the precision of h given x_seen, and R⁻¹ Wᵀ pull.
+
+    R⁻ᵀ times that is the mean of h; with ε ~ N(0, I) added to it first, a draw.
 
     Args:
         weight: W, ``(elements, factors)``.
@@ -109,8 +111,8 @@ def posterior(weight: Tensor, precision: Tensor, pull: Tensor) -> tuple[Tensor, 
     squares = (weight[:, :, None] * weight[:, None, :]).flatten(1)
     inverse = (precision @ squares).unflatten(-1, (width, width))
     root = torch.linalg.cholesky(inverse + torch.eye(width).to(inverse))
-    covariance = torch.cholesky_inverse(root)
-    return torch.einsum("...rk,rkl->...rl", pull @ weight, covariance), covariance, root
+    half = torch.linalg.solve_triangular(root, (pull @ weight)[..., None], upper=False)
+    return root, half
 
 
 def factors(x: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,7 +131,9 @@ def factors(x: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor
     ridge = RIDGE * torch.eye(width, dtype=x.dtype, device=x.device)
     for _ in range(ROUNDS):
         apart = (x - mean) * mask
-        h, covariance, _ = posterior(weight, mask / noise, apart / noise)
+        root, half = halfway(weight, mask / noise, apart / noise)
+        covariance = torch.cholesky_inverse(root)
+        h = torch.linalg.solve_triangular(root.mT, half, upper=True).squeeze(-1)
         second = covariance + h[:, :, None] * h[:, None, :]
         around = (mask.mT @ second.flatten(1)).unflatten(1, (width, width))
         weight = torch.linalg.solve(around + ridge, apart.mT @ h)
