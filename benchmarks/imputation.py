@@ -27,7 +27,9 @@ from benchmarks import not_at_random, report
 from benchmarks.imputers import (
     FULL,
     GENPROP,
+    HYPERIMPUTE,
     IMPUTERS,
+    MICEFOREST,
     MIWAE,
     POOLED,
     QUICK,
@@ -54,7 +56,7 @@ EXPLAINED = {
     not_at_random.NET: "mnar-net",
 }
 AT_RANDOM = ("mean", "MICE", "missForest", MIWAE, GENPROP)
-MIXED = ("mean", "MICE", POOLED, "missForest", GENPROP)
+MIXED = ("mean", "MICE", POOLED, "missForest", MICEFOREST, HYPERIMPUTE, GENPROP)
 MIXED_DRAWS = 20
 KINDS = {"cat": "category", "ordinal": "ordered"}
 COLUMNS = {
@@ -244,13 +246,17 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
     return [job for job in jobs if not imputers or job.imputer in imputers]
 
 
-def _mcar(arguments: argparse.Namespace, effort: Effort) -> Iterator[Job]:
+def _there(imputers: Iterable[str]) -> list[str]:
+    """Those that are installed."""
     gone = absent()
+    return [name for name in imputers if name not in gone]
+
+
+def _mcar(arguments: argparse.Namespace, effort: Effort) -> Iterator[Job]:
     for table in TABLES:
-        for imputer in IMPUTERS:
-            if imputer not in gone:
-                for seed in range(1 if arguments.quick else arguments.seeds):
-                    yield Job("mcar", table, RATE, imputer, FIRST + seed, effort)
+        for imputer in _there(IMPUTERS):
+            for seed in range(1 if arguments.quick else arguments.seeds):
+                yield Job("mcar", table, RATE, imputer, FIRST + seed, effort)
 
 
 def _mixed(arguments: argparse.Namespace, effort: Effort) -> Iterator[Job]:
@@ -260,7 +266,7 @@ def _mixed(arguments: argparse.Namespace, effort: Effort) -> Iterator[Job]:
         return
     for table in HIVAE[:2] if arguments.quick else HIVAE:
         for rate in (0.2, 0.5):
-            for imputer in MIXED:
+            for imputer in _there(MIXED):
                 for seed in range(1 if arguments.quick else arguments.seeds):
                     yield Job("mixed", table, rate, imputer, seed, effort, folder)
 

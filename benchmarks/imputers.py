@@ -58,14 +58,13 @@ def fill_neighbours(X: Array, seed: int, effort: Effort) -> Filled:
 
 
 def fill_mice(X: Array, seed: int, effort: Effort) -> Filled:
-    """Chained Bayesian ridge regressions; draws by the same chain, run anew for each of them."""
+    """Chained Bayesian ridge regressions, each cell by the mean of its own."""
     warnings.simplefilter("ignore", ConvergenceWarning)
-    point = IterativeImputer(max_iter=effort.rounds, random_state=seed).fit_transform(X)
-    return Filled(point, fill_pooled(X, seed, effort).draws if effort.draws > 1 else None)
+    return Filled(IterativeImputer(max_iter=effort.rounds, random_state=seed).fit_transform(X))
 
 
 def fill_pooled(X: Array, seed: int, effort: Effort) -> Filled:
-    """The same draws, and their mean as point."""
+    """Draws by such chains, each run anew, and their mean as point."""
     warnings.simplefilter("ignore", ConvergenceWarning)
     draws = [
         IterativeImputer(

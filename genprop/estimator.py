@@ -237,7 +237,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             draws: completions of each row.
             method: ``"sir"``, sampling-importance-resampling from the encoder; ``"gibbs"``, Markov
                 chains that start there; ``"auto"``, ten times the samples where too few count, then
-                chains; or ``"mean"``, means given what is seen (of categories the most probable).
+                chains; or ``"mean"``, given what is seen (modes or medians of categories).
             samples: paths from which each draw is resampled.
             refine: with n > 0, every row by chains of n transitions from there; "gibbs" has 200.
             random_state: seed in place of the estimator's.

@@ -274,9 +274,15 @@ class ColumnCode:
         )
 
     def _picked(self, values: NDArray[Any]) -> list[Any]:
+        """The most probable category, of ordered ones the median, which is nearest on average."""
         if self.kind == "constant":
             return [self.categories[0]] * len(values)
-        best = values[:, 0] > 0.5 if self.kind == "boolean" else values.argmax(-1)
+        if self.kind == "boolean":
+            best = values[:, 0] > 0.5
+        elif self.kind == "ordered":
+            best = (values.cumsum(-1) >= 0.5 * values.sum(-1, keepdims=True)).argmax(-1)
+        else:
+            best = values.argmax(-1)
         return [self.categories[int(k)] for k in best]
 
     def _typed(self, values: Any) -> Any:

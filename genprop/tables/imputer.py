@@ -32,8 +32,8 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
     and draws come from each of them by turns, so that they are as uncertain as the fit is.
 
     Args:
-        method: what a hole becomes: ``"mean"`` (of categories the most probable), or one draw, by
-            ``"sir"``, ``"gibbs"`` or ``"auto"``.
+        method: what a hole becomes: ``"mean"`` (the most probable category, the median of ordered
+            ones), or one draw, by ``"sir"``, ``"gibbs"`` or ``"auto"``.
         visible: as of ``GenProp``: families of columns are chosen by what they hold, or by you.
         missing: as of ``GenProp``: ``"mar"``, or ``"mnar"`` where cells are missing by their own
             values, which is then modelled, too.

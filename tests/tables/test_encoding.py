@@ -104,6 +104,19 @@ def test_masks_of_groups_are_all_or_nothing() -> None:
         assert (block == block[:, :1]).all()
 
 
+def test_the_point_of_an_ordered_category_is_its_median_of_another_its_mode() -> None:
+    grades = pd.Categorical(["low", "mid", "high"], ["low", "mid", "high"], ordered=True)
+    rng = np.random.default_rng(0)
+    law = rng.dirichlet(np.ones(3), 200)
+    for ordered in (True, False):
+        frame = pd.DataFrame({"grade": grades if ordered else grades.as_unordered()})
+        found = TableEncoding.learn(frame, {}).codes[0].decode(law, True).cat.codes.to_numpy()
+        # the k that costs least in the mean: of displacement, or of being another at all
+        apart = np.abs(np.subtract.outer(np.arange(3), np.arange(3)))
+        costs = law @ (apart if ordered else apart > 0)
+        np.testing.assert_array_equal(found, costs.argmin(1))
+
+
 def test_standardised_numbers_have_mean_zero_and_spread_one() -> None:
     frame = table(200)
     encoding = TableEncoding.learn(frame, {})
