@@ -32,6 +32,7 @@ from genprop.distributions import (
     IndependentNormal,
     Product,
 )
+from genprop.hurdle import Hurdle
 from genprop.kernel import Kernel, LogDensity
 from genprop.logistic import IndependentLogistic
 from genprop.model import Model
@@ -141,6 +142,8 @@ def families() -> dict[str, Callable[[], Family]]:
         "poisson": lambda: Poisson((2.0, 0.5, 30.0), (1.0, 0.5, 6.0)),
         "negative-binomial": lambda: NegativeBinomial((2.0, 0.5, 30.0), (1.0, 0.5, 6.0)),
         "ordinal": lambda: Ordinal((3, 4)),
+        "hurdle-learned": lambda: Hurdle(3),
+        "hurdle-net": lambda: Hurdle(3, scale="net"),
         "columns": lambda: Columns([Gaussian(2), Poisson((2.0,)), Categorical((2, 3))]),
     }
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-NUMBERS = ("real", "student", "positive", "proportion", "count", "poisson")
+NUMBERS = ("real", "student", "positive", "proportion", "hurdle", "count", "poisson")
 KINDS = (*NUMBERS, "boolean", "category", "ordered", "constant")
+ZEROS = 0.05  # share of zeros from which these are an event of their own
 MARGIN = 0.05  # nats a value by which another density must beat the Gaussian
 LOOKED_AT = 20_000  # values of a column
 DEGREES = 4.0  # of freedom of the Student's law that is tried
@@ -35,7 +36,7 @@ def choose(series: Any) -> Choice:
 
     Categories, texts and truth values say it by their type. Numbers take the family that gives
     them the highest likelihood, each fitted to them alone: Gaussian, Student's, log-normal,
-    logit-normal, Poisson or negative binomial.
+    logit-normal, Poisson, negative binomial, or zero with some probability and else log-normal.
 
     Args:
         series: a pandas Series that holds at least one value.
@@ -82,8 +83,8 @@ def choose_for_numbers(values: Values) -> Choice:
         return Choice("boolean", "0 or 1")
     scores = log_likelihoods(values)
     best = max(scores, key=lambda kind: scores[kind])
-    # counts need no margin: nothing below zero or between whole numbers is ever drawn
-    margin = 0 if best in ("count", "poisson") else MARGIN
+    # these need no margin: nothing below zero or between whole numbers is ever drawn
+    margin = 0 if best in ("count", "poisson", "hurdle") else MARGIN
     if best == "real" or scores[best] < scores["real"] + margin:
         whole = " (whole)" if is_whole(values) else ""
         return Choice("real", f"numbers{whole}")
@@ -92,6 +93,7 @@ def choose_for_numbers(values: Values) -> Choice:
         "student": "heavy tails",
         "positive": "above 0 and skewed",
         "proportion": "between 0 and 1",
+        "hurdle": "zeros, and else skewed",
         "count": "whole numbers from 0 on that cluster",
         "poisson": "whole numbers from 0 on",
     }[best]
@@ -114,6 +116,8 @@ def log_likelihoods(values: Values) -> dict[str, float]:
         found["proportion"] = _normal(logit(x)) - float(np.log(x * (1 - x)).mean())
     if is_whole(x) and (x >= 0).all():
         found |= {"poisson": _poisson(x) + price, "count": _clustered(x)}
+    if (x >= 0).all() and ZEROS <= (x == 0).mean() < 1:
+        found["hurdle"] = _hurdle(x) - price
     return found
 
 
@@ -162,6 +166,27 @@ def _clustered(x: Values) -> float:
         return -math.inf
     size = mean**2 / (variance - mean)
     return float(stats.nbinom(size, size / (size + mean)).logpmf(x).mean())
+
+
+def _hurdle(x: Values) -> float:
+    """Zeros, and a log-normal law of the rest, of whole numbers its probabilities.
+
+    A zero is compared with what a density gives to an interval about it, as wide as the smallest
+    number above zero.
+    """
+    from scipy import stats
+
+    positive = x[x > 0]
+    share = len(positive) / len(x)
+    logs = np.log(positive)
+    width = max(float(logs.std()), 1e-6)
+    log_zero = (1 - share) * math.log(1 - share) + share * math.log(share)
+    if is_whole(x):
+        law = stats.norm(logs.mean(), width)
+        mass = law.cdf(np.log(positive + 0.5)) - law.cdf(np.log(positive - 0.5))
+        return log_zero + share * float(np.log(np.maximum(mass, 1e-300)).mean())
+    density = _normal(logs) - float(logs.mean())
+    return log_zero - (1 - share) * math.log(positive.min()) + share * density
 
 
 def _of_texts(name: object, values: Any) -> Choice:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genprop.hurdle import ZERO, is_zero
 from genprop.tables.column_choice import NUMBERS, Choice, is_whole, logit
 
 SHOWN = 5
@@ -28,8 +29,8 @@ class ColumnCode:
         kind: of its family, one of ``column_choice.KINDS``.
         why: the reason for it.
         dtype: pandas's name of its type.
-        loc: what is taken from its numbers (of the logarithm, if they are positive; of the logit,
-            if they are proportions).
+        loc: what is taken from its numbers (of the logarithm, if they are positive or zero; of the
+            logit, if they are proportions).
         scale: what they are then divided by.
         whole: what draws are rounded to a multiple of; 0 says that they are not.
         categories: its values, in the order of their elements.
@@ -81,7 +82,7 @@ class ColumnCode:
             numbers = self._numbers(series)
             self._check_support(numbers)
             bent = self._bent(np.where(seen, numbers, 0.5))  # which every support holds
-            values = ((bent - self.loc) / self.scale)[:, None]
+            values = np.where(np.isneginf(bent), ZERO, (bent - self.loc) / self.scale)[:, None]
         else:
             values = self._places(series, seen)
         mask = np.repeat(seen[:, None], self.elements, axis=1)
@@ -93,7 +94,7 @@ class ColumnCode:
 
         if self.kind not in NUMBERS:
             return self._typed(self._picked(values))
-        numbers = self._straight(values[:, 0] * self.scale + self.loc)
+        numbers = self._straight(values[:, 0])
         must = pd.api.types.is_integer_dtype(self._pandas_type) or self._is_time
         if self.whole and (must or not exact):
             numbers = np.round(numbers / self.whole) * self.whole
@@ -103,19 +104,22 @@ class ColumnCode:
 
     def log_jacobian(self, series: Any) -> Values:
         """For each row log |dz / dx|, z being the element of a value x that is seen."""
-        if self.kind not in ("real", "student", "positive", "proportion"):
+        if self.kind not in ("real", "student", "hurdle", "positive", "proportion"):
             return np.zeros(len(series))
         x = self._numbers(series)
         seen = ~np.isnan(x)
         x = np.where(seen, x, 0.5)
+        if self.kind == "hurdle":
+            seen &= x > 0  # of what has a density
         slope = {
+            "hurdle": -np.log(np.where(x > 0, x, 1.0)),
             "positive": -np.log(np.where(x > 0, x, 1.0)),
             "proportion": -np.log(np.clip(x * (1 - x), 1e-300, None)),
         }.get(self.kind, np.zeros(len(x)))
         return np.where(seen, slope - np.log(self.scale), 0.0)
 
     def expected(self, loc: Tensor, width: Tensor) -> Tensor:
-        """E[x] of a positive number or a proportion whose element is N(loc, width²)."""
+        """E[x] of a number above zero or a proportion whose element is N(loc, width²)."""
         t, w = np.polynomial.hermite_e.hermegauss(NODES)
         total = torch.zeros_like(loc)
         for node, weight in zip(t.tolist(), (w / w.sum()).tolist(), strict=True):
@@ -123,17 +127,21 @@ class ColumnCode:
         return total
 
     def unbend(self, element: Tensor) -> Tensor:
-        """The positive number or proportion of an element."""
+        """The number from zero on, or the proportion, of an element."""
         z = element * self.scale + self.loc
-        return z.sigmoid() if self.kind == "proportion" else z.clamp(max=80).exp()
+        if self.kind == "proportion":
+            return z.sigmoid()
+        x = z.clamp(max=80).exp()
+        return x.masked_fill(is_zero(element), 0) if self.kind == "hurdle" else x
 
     def bend(self, x: Tensor) -> Tensor:
-        """The element of a positive number or proportion."""
+        """The element of a number from zero on, or of a proportion."""
         tiny = torch.finfo(x.dtype).tiny
         z = x.clamp_min(tiny).log()
         if self.kind == "proportion":
             z = torch.logit(x, eps=torch.finfo(x.dtype).eps)
-        return (z - self.loc) / self.scale
+        element = (z - self.loc) / self.scale
+        return element.masked_fill(x <= 0, ZERO) if self.kind == "hurdle" else element
 
     def _with(self, **changes: Any) -> "ColumnCode":
         return ColumnCode(**{**asdict(self), **changes})
@@ -176,6 +184,7 @@ class ColumnCode:
     def _check_support(self, numbers: Values) -> None:
         inside, expected = {
             "positive": (numbers > 0, "above 0"),
+            "hurdle": (numbers >= 0, "from 0 on"),
             "proportion": ((numbers > 0) & (numbers < 1), "between 0 and 1"),
         }.get(self.kind, (np.isfinite(numbers), "numbers"))
         if self.kind in ("count", "poisson"):
@@ -190,18 +199,23 @@ class ColumnCode:
             )
 
     def _bent(self, x: Values) -> Values:
-        if self.kind == "positive":
-            return np.asarray(np.log(x))
+        """What is standardised; of zero minus infinity."""
+        if self.kind in ("positive", "hurdle"):
+            return np.log(x, out=np.full(len(x), -np.inf), where=x > 0)
         return logit(x) if self.kind == "proportion" else x
 
-    def _straight(self, z: Values) -> Values:
-        if self.kind == "positive":
-            return np.asarray(np.exp(np.minimum(z, FARTHEST)))
+    def _straight(self, element: Values) -> Values:
+        z = element * self.scale + self.loc
+        if self.kind in ("positive", "hurdle"):
+            x = np.exp(np.minimum(z, FARTHEST))
+            zero = is_zero(torch.as_tensor(element)).numpy() & (self.kind == "hurdle")
+            return np.where(zero, 0.0, x)
         if self.kind == "proportion":
             return np.asarray(0.5 * (1 + np.tanh(0.5 * z)))
         return z
 
     def _moments(self, z: Values) -> tuple[float, float]:
+        z = z[np.isfinite(z)]
         loc, scale = float(z.mean()), float(z.std())
         if self.kind in ("count", "poisson"):
             return max(loc, 1e-3), max(scale, 1.0)

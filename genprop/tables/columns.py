@@ -80,6 +80,14 @@ class SideBySide(Product):
     def entropy(self) -> PerRow:
         return torch.stack([part.entropy() for part in self.parts]).sum(0)
 
+    def holding(self, element: int) -> tuple[Product, int]:
+        """The part that has an element, and its place there."""
+        for part, size in zip(self.parts, self.sizes, strict=True):
+            if element < size:
+                return part, element
+            element -= size
+        raise IndexError(f"there are {sum(self.sizes)} elements, not {sum(self.sizes) + element}")
+
     def blocks(self, x: Tensor) -> tuple[Tensor, ...]:
         """The values of each part."""
         found: tuple[Tensor, ...] = x.split(self.sizes, -1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from genprop.conditional import Bernoulli, Categorical, Family, Gaussian, StudentT
 from genprop.counting import NegativeBinomial, Poisson
 from genprop.distributions import Product
+from genprop.hurdle import Hurdle, IndependentHurdle
 from genprop.ordinal import Ordinal
 from genprop.tables.column_choice import KINDS, NUMBERS, Choice, choose
 from genprop.tables.column_code import ColumnCode
@@ -19,12 +20,13 @@ from genprop.tables.columns import Columns, SideBySide
 FAMILY = "columns"
 # how columns lie in the model: those of one family side by side
 ORDER = (
-    "real", "positive", "proportion", "student", "poisson", "count", "boolean", "ordered",
+    "real", "positive", "proportion", "student", "hurdle", "poisson", "count", "boolean", "ordered",
     "category", "constant",
 )  # fmt: skip
 BLOCKS: tuple[tuple[tuple[str, ...], Callable[[list[ColumnCode]], Family]], ...] = (
     (("real", "positive", "proportion"), lambda codes: Gaussian(len(codes))),
     (("student",), lambda codes: StudentT(len(codes))),
+    (("hurdle",), lambda codes: Hurdle(len(codes))),
     (("poisson",), lambda codes: Poisson([c.loc for c in codes], [c.scale for c in codes])),
     (("count",), lambda codes: NegativeBinomial([c.loc for c in codes], [c.scale for c in codes])),
     (("boolean",), lambda codes: Bernoulli(len(codes))),
@@ -173,8 +175,12 @@ class TableEncoding:
         found = law.mean.clone()
         for place, code in self._bent():
             assert isinstance(law, SideBySide)
-            width = law.parts[0].stddev[..., place]
-            found[..., place] = code.expected(found[..., place], width)
+            part, at = law.holding(place)
+            normal, above = part, None
+            if isinstance(part, IndependentHurdle):
+                normal, above = part.value, part.above.mean[..., at]
+            expected = code.expected(normal.mean[..., at], normal.stddev[..., at])
+            found[..., place] = expected if above is None else above * expected
         return found
 
     def features_at(self, x: Tensor) -> Tensor:
@@ -201,7 +207,7 @@ class TableEncoding:
     def _bent(self) -> Iterator[tuple[int, ColumnCode]]:
         """Columns whose logarithm or logit is what is standardised, with their elements."""
         for place, code in enumerate(self.ordered()):
-            if code.kind in ("positive", "proportion"):
+            if code.kind in ("positive", "proportion", "hurdle"):
                 yield place, code
 
 
