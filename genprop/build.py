@@ -4,7 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
 from genprop.conditional import Autoregressive, Bernoulli, Categorical, Family, Gaussian, Logistic
+from genprop.correlated import CorrelatedGaussian
 from genprop.data import Batch
 from genprop.model import Model
 from genprop.prior import Prior
@@ -19,7 +23,7 @@ from genprop.priors.parzen import ParzenPrior
 from genprop.priors.vamp import VampPrior
 from genprop.regressed import Regressed
 from genprop.rules.backprop import Backprop
-from genprop.rules.rule import Rule
+from genprop.rules.rule import Rule, climb
 from genprop.rules.target import TargetPropagation
 from genprop.rules.wake_sleep import ReweightedWakeSleep
 from genprop.stack import Layer, Stack, is_discrete
@@ -29,6 +33,7 @@ from genprop.tables.missingness import Selected
 RULES = ("target", "difference", "long", "rws", "elbo", "iwae", "dreg")
 JOINT = "joint"  # the modality of a model of codes
 COMPONENTS, PSEUDO_INPUTS, NOISE = 20, 50, 0.5
+ROWS, ROUNDS = 500, 3  # encoded at once, how often, to see what codes leave
 NETS = ("units", "activation", "skip", "dropout")
 PARTS = ("hidden", "latent", "top", "prior", *NETS, "regress", "weights")  # of GenProp's arguments
 
@@ -93,6 +98,33 @@ def learn_regressions(model: Model, batch: Batch) -> None:
         learn_regressions(*lifted)
 
 
+@torch.no_grad()
+def learn_correlations(model: Model, batch: Batch, hide: float) -> None:
+    """Fits the covariances of what codes left of rows, which are encoded as in training.
+
+    Args:
+        model: a trained one, of whose decoders some may be ``CorrelatedGaussian``.
+        batch: rows, any of their cells unseen.
+        hide: the share of rows of which encoders are told less.
+    """
+    if not any(isinstance(module, CorrelatedGaussian) for module in model.modules()):
+        return
+    model.eval()
+    batch = batch.to(model.like.device, model.like.dtype)
+    errors: dict[Family, list[tuple[Tensor, Tensor]]] = {}
+    for start in range(0, batch.rows, ROWS):
+        part = batch.take(slice(start, start + ROWS))
+        for _ in range(ROUNDS):
+            for passage in climb(model, part.hide(hide, explain=True), torch.Size()):
+                below, seen = passage.below, passage.seen
+                mask = torch.ones_like(below, dtype=torch.bool) if seen is None else seen
+                pair = (below - passage.p.mean, mask)
+                errors.setdefault(passage.layer.decoder.family, []).append(pair)
+    for family, pairs in errors.items():
+        if isinstance(family, CorrelatedGaussian):
+            family.learn(torch.cat([e for e, _ in pairs]), torch.cat([m for _, m in pairs]))
+
+
 def build_prior(prior: str | Prior, stacks: Stacks, visible: Mapping[str, Family]) -> Prior:
     """The prior of that name for the stacks' codes; a prior is returned as it is.
 
@@ -143,7 +175,11 @@ def _tops(stacks: Stacks, visible: Mapping[str, Family]) -> Tops:
 
 def _joint(tops: Tops) -> Family:
     """The family of all codes together, each in its own."""
-    families = [Gaussian(f.elements) if isinstance(f, Gaussian) else f for f in tops.families]
+    families = tops.families
+    if all(isinstance(family, CorrelatedGaussian) for family in families):
+        sizes = [family.elements for family in families]
+        return CorrelatedGaussian(sum(sizes), sizes)
+    families = [Gaussian(f.elements) if isinstance(f, Gaussian) else f for f in families]
     return families[0] if len(families) == 1 else Columns(families)
 
 

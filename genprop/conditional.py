@@ -89,7 +89,7 @@ class Gaussian(LocationScale):
         super().__init__()
         self._build(elements, scale)
 
-    def forward(self, outputs: Elements) -> IndependentNormal:
+    def forward(self, outputs: Elements) -> Product:
         return IndependentNormal(*self._split(outputs))
 
 

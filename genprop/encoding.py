@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genprop.conditional import Bernoulli, Categorical, Family, Gaussian, Logistic
+from genprop.correlated import CorrelatedGaussian
 
 Array = NDArray[Any]
-FAMILIES = ("gaussian", "bernoulli", "categorical", "logistic")
+FAMILIES = ("gaussian", "bernoulli", "categorical", "logistic", "correlated")
 SHOWN = 5
 
 
@@ -22,7 +23,7 @@ class Encoding:
 
     Attributes:
         modality: its name.
-        family: ``"gaussian"``, ``"bernoulli"``, ``"categorical"`` or ``"logistic"``.
+        family: one of ``FAMILIES``.
         event: the shape of one row's event in the raw data.
         columns: the names of a table's columns, or None of an array.
         loc: what is taken from each real column.
@@ -108,6 +109,7 @@ class Encoding:
         made: dict[str, type[Gaussian | Logistic | Bernoulli]] = {
             "gaussian": Gaussian,
             "logistic": Logistic,
+            "correlated": CorrelatedGaussian,
             "bernoulli": Bernoulli,
         }
         return made[self.family](self.cells)

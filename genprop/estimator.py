@@ -14,7 +14,7 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from genprop.build import PARTS, build_model, build_rule, learn_regressions
+from genprop.build import PARTS, build_model, build_rule, learn_correlations, learn_regressions
 from genprop.data import Batch
 from genprop.encodings import drawn, encoded, has_labels, label_among, labels_of, learned
 from genprop.fitted import keep_history, load_fitted, save_fitted
@@ -46,10 +46,10 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         hidden: sizes of h_1, …, h_L, from the data upward, ``()`` for a prior on the data itself; a
             dict of them for several modalities.
         visible: the family of the data: ``"auto"``, ``"gaussian"``, ``"bernoulli"``,
-            ``"categorical"``, ``"logistic"``, or ``"columns"``, a family for each column of a
-            table by what it holds. ``"auto"`` is that of a DataFrame of mixed types, Bernoulli
-            where all values are 0 or 1, else Gaussian. A dict names families of single columns of a
-            DataFrame (``genprop.tables.column_choice.KINDS``), or by modality any of all these.
+            ``"categorical"``, ``"logistic"``, ``"correlated"`` (Gaussian, errors of all elements
+            together), or ``"columns"``, a family for each column by what it holds. ``"auto"`` is
+            that of a DataFrame of mixed types, Bernoulli of 0 and 1, else Gaussian. A dict names
+            families of columns (``genprop.tables.column_choice.KINDS``), or any by modality.
         latent: family of the hidden layers, one name or one for each: ``"gaussian"``,
             ``"bernoulli"``, ``"categorical"``, ``"autoregressive"``.
         top: sizes of layers above the codes of all modalities together, whose encoder is told what
@@ -192,6 +192,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             train, held = self._split(encoded(self.encodings_, raws), validation_data)
             learn_regressions(model, train)
             history = trainer.fit(model, rule, train, held)
+            learn_correlations(model, train, self.hide)
         keep_history(self, history)
         return self
 

@@ -1,13 +1,14 @@
 """Mixtures of Gaussians, whose marginals, conditionals and posterior means are known."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from genprop.distributions import SAMPLE_SHAPE, IndependentNormal, Scale
-from genprop.multivariate import JointNormal, JointNormalGiven, moved, places
+from genprop.multivariate import JointNormal, JointNormalGiven, moved, places, times
 from genprop.shapes import Elements, PerRow, Seen
 
 NUMBERS_AT_ONCE = 2**22
@@ -120,7 +121,8 @@ class MixtureNormalGiven(Distribution):
             joint = _drawn(self.law.components, chosen)
             if not isinstance(self.parts, JointNormalGiven):
                 return torch.where(self.seen, self.x, joint)
-            return moved(joint, self.x, self.seen, _picked(self.parts.gain, chosen, 2))
+            gain = _picked(self.parts.gain.each, chosen, 2)
+            return moved(joint, self.x, self.seen, partial(times, gain))
 
     def log_prob(self, value: Elements) -> PerRow:
         """Log P(unseen | seen) in nats."""

@@ -342,7 +342,7 @@ class Model(Prior):
         stack = dict(self.named_stacks())[name]
         drawn = below[name].x
         if not stack.elementwise:
-            own = stack[0].decoder(path.h[1]).sample()
+            own = stack[0].decoder(path.h[1]).given(batch.x[name], seen).sample()
             drawn = torch.where(seen.any(-1, keepdim=True), own, drawn)
         return torch.where(seen, batch.x[name], drawn)
 

@@ -1,16 +1,24 @@
 """Gaussians with full covariances, and their conditionals for any pattern of seen elements."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from genprop.distributions import HALF_LOG_2PI, SAMPLE_SHAPE, Scale
+from genprop.distributions import (
+    HALF_LOG_2PI,
+    SAMPLE_SHAPE,
+    Continuous,
+    IndependentNormal,
+    Scale,
+)
 from genprop.shapes import Elements, PerRow, Seen
 
 
-class JointNormal(Distribution):
+class JointNormal(Continuous):
     """x ~ N(loc, L Lᵀ), one law or a batch of them.
 
     Values and masks broadcast with the batch: rows ``(rows, 1, elements)`` meet each of K laws.
@@ -24,12 +32,10 @@ class JointNormal(Distribution):
     tensor([[2.0000, 1.6000]])
     """
 
-    arg_constraints = {}
-
     def __init__(self, loc: Tensor, scale_tril: Tensor) -> None:
         shape = torch.broadcast_shapes(loc.shape, scale_tril.shape[:-1])
         self.loc, self.scale_tril = loc.expand(shape), scale_tril
-        super().__init__(shape[:-1], shape[-1:], validate_args=False)
+        self._setup(self.loc)
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -46,6 +52,11 @@ class JointNormal(Distribution):
         return self.loc
 
     @property
+    def mode(self) -> Tensor:
+        """The mean."""
+        return self.loc
+
+    @property
     def variance(self) -> Tensor:
         """The variance of each element."""
         return self.scale_tril.square().sum(-1).expand_as(self.loc)
@@ -55,23 +66,31 @@ class JointNormal(Distribution):
         """The covariance L Lᵀ."""
         return self.scale_tril @ self.scale_tril.mT
 
-    def sample(self, sample_shape: Sequence[int] = SAMPLE_SHAPE) -> Elements:
-        """Draws ``sample_shape + batch_shape + (elements,)``."""
-        with torch.no_grad():
-            noise = torch.randn(
-                (*sample_shape, *self.loc.shape), dtype=self.loc.dtype, device=self.loc.device
-            )
-            return self.loc + _times(self.scale_tril, noise)
+    def elements(self, x: Elements) -> Elements:
+        """Log P(x_j) of every element by itself, in nats."""
+        return IndependentNormal(self.loc, self.variance.sqrt()).elements(x)
+
+    def total(self, x: Elements) -> PerRow:
+        """Log P(x) of all together, in nats."""
+        return _log_density(self.scale_tril, x - self.loc) - x.shape[-1] * HALF_LOG_2PI
+
+    def draw(self, shape: torch.Size) -> Elements:
+        noise = torch.randn((*shape, *self.loc.shape), dtype=self.loc.dtype, device=self.loc.device)
+        return self.loc + times(self.scale_tril, noise)
+
+    def entropy(self) -> PerRow:
+        volume: Tensor = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return (volume + self.loc.shape[-1] * (0.5 + HALF_LOG_2PI)).expand(self.batch_shape)
 
     def log_prob(self, value: Elements, seen: Seen | None = None) -> PerRow:
         """Log P(x) in nats; with a mask the marginal log P(x_seen)."""
-        away = value - self.loc
         if seen is None:
-            return _log_density(away, self.scale_tril, away.shape[-1])
-        tril = self.by_pattern(
+            return self.total(value)
+        away = torch.where(seen, value - self.loc, 0)
+        roots = self.by_pattern(
             seen, lambda patterns: torch.linalg.cholesky(self._seen_block(patterns))
         )
-        return _log_density(torch.where(seen, away, 0), tril, seen.to(away).sum(-1))
+        return roots.apply(_log_density, away) - seen.to(away).sum(-1) * HALF_LOG_2PI
 
     def smoothed(self, scale: Scale) -> "JointNormal":
         """The law of x + scale·ε, ε ~ N(0, I)."""
@@ -85,17 +104,17 @@ class JointNormal(Distribution):
         """The posterior mean E[x | x + scale·ε = y], ε ~ N(0, I)."""
         tril = self.smoothed(scale).scale_tril
         pull = _solved(tril.mT, _solved(tril, y - self.loc), upper=True)
-        return self.loc + _times(self.covariance, pull)
+        return self.loc + times(self.covariance, pull)
 
     def given(self, x: Elements, seen: Seen) -> "JointNormalGiven":
         """The law of the unseen elements of x given the seen ones."""
         return JointNormalGiven(self, x, seen)
 
-    def gain(self, seen: Seen) -> Tensor:
-        """What the misfit of the seen elements adds to the mean of each, a matrix for each row."""
+    def gain(self, seen: Seen) -> "ByPattern":
+        """What the misfit of the seen elements adds to the mean of each."""
         return self.by_pattern(seen, self._gain)
 
-    def by_pattern(self, seen: Seen, matrices: Callable[[Tensor], Tensor]) -> Tensor:
+    def by_pattern(self, seen: Seen, matrices: Callable[[Tensor], Tensor]) -> "ByPattern":
         """A matrix for each row's mask and each law, computed once for every pattern that occurs.
 
         Args:
@@ -105,7 +124,7 @@ class JointNormal(Distribution):
         batch, size = self.scale_tril.shape[:-2], self.event_shape
         patterns, which = torch.unique(seen.reshape(-1, *size), dim=0, return_inverse=True)
         every = matrices(patterns.reshape(-1, *[1] * len(batch), *size))
-        return every[(which.reshape(seen.shape[:-1]), *places(batch, seen.device))]
+        return ByPattern(every, which.reshape(seen.shape[:-1]), batch)
 
     def _seen_block(self, seen: Tensor) -> Tensor:
         """The covariance of the seen elements, with ones on the diagonal elsewhere."""
@@ -116,6 +135,41 @@ class JointNormal(Distribution):
         across = torch.where(seen[..., None, :], self.covariance, 0)
         gain: Tensor = torch.linalg.solve(self._seen_block(seen), across.mT).mT
         return gain
+
+
+class ByPattern(NamedTuple):
+    """Matrices of masks, of which many rows may have the same.
+
+    Attributes:
+        every: those that occur, ``(patterns, *batch, elements, elements)``.
+        which: of each row.
+        batch: of laws, with which rows broadcast.
+    """
+
+    every: Tensor
+    which: Tensor
+    batch: torch.Size
+
+    @property
+    def each(self) -> Tensor:
+        """Those of all rows, one beside the other."""
+        return self.every[(self.which, *places(self.batch, self.which.device))]
+
+    def apply(self, function: Callable[[Tensor, Tensor], Tensor], vectors: Tensor) -> Tensor:
+        """A function of matrices and vectors ``(…, *rows, elements)``, pattern by pattern.
+
+        Args:
+            function: broadcasts a matrix over all vectors that share it.
+            vectors: one for each row and law, in any number of draws.
+        """
+        if self.batch or self.which.ndim != 1 or 4 * len(self.every) > len(self.which):
+            return function(self.each, vectors)
+        vectors = vectors.expand(*vectors.shape[:-2], len(self.which), vectors.shape[-1])
+        order = self.which.argsort(stable=True)
+        parts = vectors[..., order, :].split(self.which.bincount().tolist(), -2)
+        made = [function(m, part) for m, part in zip(self.every, parts, strict=True)]
+        along = vectors.ndim - 2
+        return torch.cat(made, along).index_select(along, order.argsort())
 
 
 class JointNormalGiven(Distribution):
@@ -135,26 +189,31 @@ class JointNormalGiven(Distribution):
         self.gain = law.gain(seen)
         super().__init__(self.x.shape[:-1], self.x.shape[-1:], validate_args=False)
 
-    @property
+    @cached_property
     def mean(self) -> Tensor:
         """The seen values, and E[unseen | seen] elsewhere."""
-        return moved(self.law.loc.expand_as(self.x), self.x, self.seen, self.gain)
+        return moved(self.law.loc.expand_as(self.x), self.x, self.seen, self._carried)
 
     def sample(self, sample_shape: Sequence[int] = SAMPLE_SHAPE) -> Elements:
         """Whole vectors: joint draws moved by the gain on their misfit to the seen (Matheron)."""
         rows = self.batch_shape[: len(self.batch_shape) - len(self.law.batch_shape)]
         with torch.no_grad():
-            return moved(self.law.sample((*sample_shape, *rows)), self.x, self.seen, self.gain)
+            joint = self.law.sample((*sample_shape, *rows))
+            return moved(joint, self.x, self.seen, self._carried)
 
     def log_prob(self, value: Elements) -> PerRow:
         """Log P(unseen | seen) in nats."""
         return self.law.log_prob(value) - self.law.log_prob(value, self.seen)
 
+    def _carried(self, misfit: Elements) -> Elements:
+        return self.gain.apply(times, misfit)
 
-def moved(joint: Elements, x: Elements, seen: Seen, gain: Tensor) -> Elements:
+
+def moved(
+    joint: Elements, x: Elements, seen: Seen, gain: Callable[[Elements], Elements]
+) -> Elements:
     """Joint draws as draws given what is seen of x: moved by the gain on their misfit to it."""
-    misfit = torch.where(seen, x - joint, 0)
-    return torch.where(seen, x, joint + _times(gain, misfit))
+    return torch.where(seen, x, joint + gain(torch.where(seen, x - joint, 0)))
 
 
 def places(shape: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
@@ -170,7 +229,8 @@ def places(shape: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
     )
 
 
-def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
+def times(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """Each matrix times its vector."""
     product: Tensor = torch.einsum("...ij,...j->...i", matrices, vectors)
     return product
 
@@ -184,8 +244,8 @@ def _solved(matrix: Tensor, vectors: Tensor, upper: bool = False) -> Tensor:
     return solved.movedim(-1, 0).reshape(vectors.shape)
 
 
-def _log_density(away: Tensor, tril: Tensor, elements: int | Tensor) -> Tensor:
-    """Log N(away; 0, L Lᵀ)."""
+def _log_density(tril: Tensor, away: Tensor) -> Tensor:
+    """Log N(away; 0, L Lᵀ) but for ½ log 2π an element."""
     misfit: Tensor = -0.5 * _solved(tril, away).square().sum(-1)
     log_det: Tensor = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return misfit - log_det - elements * HALF_LOG_2PI
+    return misfit - log_det

@@ -9,10 +9,9 @@ from torch.distributions import Distribution
 
 from genprop.distributions import Product, Scale
 from genprop.mixture import MixtureNormal
-from genprop.multivariate import JointNormal
 from genprop.shapes import Elements, PerRow, Seen
 
-Law = Product | JointNormal | MixtureNormal
+Law = Product | MixtureNormal
 
 
 class Prior(nn.Module, ABC):

@@ -1,21 +1,53 @@
 """What weighted paths of what is seen say of the unseen: laws of it, before anything is drawn."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from genprop.data import Batch
-from genprop.distributions import Product
+from genprop.distributions import SAMPLE_SHAPE
 from genprop.model import Model
-from genprop.shapes import Rows
+from genprop.multivariate import JointNormal, JointNormalGiven
+from genprop.shapes import Rows, Seen
 from genprop.stack import Path, Stack, joint_code
 from genprop.tables.columns import SideBySide
 
-Law = Product | Tensor
+
+class Block(Distribution):
+    """The elements of one modality under a joint law of several.
+
+    Args:
+        law: of whole vectors.
+        sizes: of the modalities, side by side.
+        number: which of them.
+    """
+
+    arg_constraints = {}
+
+    def __init__(self, law: JointNormalGiven, sizes: list[int], number: int) -> None:
+        self.law, self.sizes, self.number = law, sizes, number
+        super().__init__(law.batch_shape, torch.Size([sizes[number]]), validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """Their mean."""
+        return self._of(self.law.mean)
+
+    def sample(self, sample_shape: Sequence[int] = SAMPLE_SHAPE) -> Tensor:
+        """Draws of them."""
+        return self._of(self.law.sample(sample_shape))
+
+    def _of(self, whole: Tensor) -> Tensor:
+        parts: tuple[Tensor, ...] = whole.split(self.sizes, -1)
+        return parts[self.number]
+
+
+Law = Distribution | Tensor
 """A law of a modality's elements, or draws of them where no layer sends any law down."""
 
 Value = Callable[[Law], Tensor]
@@ -93,7 +125,11 @@ def unseen(model: Model, batch: Batch, samples: int) -> Unseen:
         paths = model.encode(batch, samples)
         below = model.absent(batch, paths, mean=True)
         sides = {
-            name: Sides(*_direct(stack, paths[name], below.get(name)), batch.present(name), 1)
+            name: Sides(
+                *_direct(stack, paths[name], below.get(name), batch.seen[name]),
+                batch.present(name),
+                1,
+            )
             for name, stack in model.named_stacks()
         }
         return Unseen(model.log_weights(paths, batch), sides)
@@ -107,7 +143,7 @@ def unseen(model: Model, batch: Batch, samples: int) -> Unseen:
     laws = _split(model, above)
     sides = {}
     for name, stack in model.named_stacks():
-        own, other = _direct(stack, paths[name], below[name])
+        own, other = _direct(stack, paths[name], below[name], batch.seen[name])
         # paths within a path of the layers here
         own = own and partial(_within, own)
         other = other if len(stack.layers) else laws.get(name, other)
@@ -116,11 +152,16 @@ def unseen(model: Model, batch: Batch, samples: int) -> Unseen:
     return Unseen((above.log_w + weights).flatten(0, 1), sides)
 
 
-def _direct(stack: Stack, path: Path, below: Path | None) -> tuple[Told | None, Told | None]:
+def _direct(
+    stack: Stack, path: Path, below: Path | None, seen: Seen | None
+) -> tuple[Told | None, Told | None]:
     """What a row's own path says of the data, and what one from above says."""
     if stack.elementwise:
         return None, partial(_of, (path if below is None else below).x)
-    own = partial(_of, stack[0].decoder(path.h[1]))
+    law: Law = stack[0].decoder(path.h[1])
+    if seen is not None and isinstance(law, JointNormal):
+        law = law.given(path.x, seen)
+    own = partial(_of, law)
     return own, None if below is None else partial(_of, below.laws[0])
 
 
@@ -134,6 +175,8 @@ def _split(model: Model, above: Unseen) -> dict[str, Told]:
                 return value(law)
             if isinstance(law, SideBySide) and law.sizes == sizes:
                 return value(law.parts[number])
+            if isinstance(law, JointNormalGiven):
+                return value(Block(law, sizes, number))
             return value(_drawn(law).split(sizes, -1)[number])
 
         return above.apply(only, of_part)

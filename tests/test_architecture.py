@@ -33,6 +33,7 @@ FLOORS = (
     ("multivariate", "logistic", "student", "counts", "autoregressive", "corruption"),
     ("mixture", "diffusion", "denoiser", "flows", "guide"),
     ("conditional", "prior", "kernel"),
+    ("correlated",),
     (
         "descent",
         "adaptation",

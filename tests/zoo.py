@@ -22,6 +22,7 @@ from genprop.conditional import (
     StudentT,
     unbounded_scale,
 )
+from genprop.correlated import CorrelatedGaussian
 from genprop.counting import NegativeBinomial, Poisson
 from genprop.data import Batch
 from genprop.distributions import (
@@ -142,6 +143,7 @@ def families() -> dict[str, Callable[[], Family]]:
         "poisson": lambda: Poisson((2.0, 0.5, 30.0), (1.0, 0.5, 6.0)),
         "negative-binomial": lambda: NegativeBinomial((2.0, 0.5, 30.0), (1.0, 0.5, 6.0)),
         "ordinal": lambda: Ordinal((3, 4)),
+        "correlated": lambda: CorrelatedGaussian(3),
         "hurdle-learned": lambda: Hurdle(3),
         "hurdle-net": lambda: Hurdle(3, scale="net"),
         "columns": lambda: Columns([Gaussian(2), Poisson((2.0,)), Categorical((2, 3))]),

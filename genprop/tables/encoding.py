@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributions import Distribution
 
 from genprop.conditional import Bernoulli, Categorical, Family, Gaussian, StudentT
 from genprop.counting import NegativeBinomial, Poisson
@@ -257,11 +258,13 @@ def _check(table: Any, choices: Mapping[str, str]) -> None:
             )
 
 
-def features_of(encoding: object, law: Product | Tensor) -> Tensor:
+def features_of(encoding: object, law: Distribution | Tensor) -> Tensor:
     """Expected values that may be averaged, of a modality in any encoding, or such of draws."""
     if isinstance(law, Tensor):
         return encoding.features_at(law) if isinstance(encoding, TableEncoding) else law
-    return encoding.features(law) if isinstance(encoding, TableEncoding) else law.mean
+    if isinstance(encoding, TableEncoding) and isinstance(law, Product):
+        return encoding.features(law)
+    return law.mean
 
 
 def averaged(encoding: object, features: Tensor) -> Tensor:
