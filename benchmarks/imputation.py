@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import rankdata
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
 from benchmarks import not_at_random, report
@@ -327,18 +328,21 @@ def judge(rows: Iterable[report.Row]) -> list[report.Row]:
 
 
 def mean_ranks(rows: Iterable[report.Row], score: str) -> dict[str, float]:
-    """Each imputer's rank by a score, the mean over tables, where it has them all."""
+    """Each imputer's rank by a score, the mean over the tables that have it, if more than half do.
+
+    What is told why cells are missing does not take part. Of ties all have the mean rank.
+    """
     tables: dict[tuple[str | None, str], dict[str, float]] = {}
     for row in rows:
-        if row.get(score) is not None:
+        if row.get(score) is not None and row["imputer"] not in EXPLAINED:
             of_section = tables.setdefault((row.get("section"), row["table"]), {})
             of_section[row["imputer"]] = row[score]
-    common = set.intersection(*(set(t) for t in tables.values())) if tables else set()
-    ranks: dict[str, list[int]] = {name: [] for name in common}
+    ranks: dict[str, list[float]] = {}
     for scores in tables.values():
-        for rank, name in enumerate(sorted(common, key=lambda n: scores[n]), start=1):
-            ranks[name].append(rank)
-    return {name: statistics.fmean(each) for name, each in ranks.items()}
+        for name, rank in zip(scores, rankdata([*scores.values()]), strict=True):
+            ranks.setdefault(name, []).append(float(rank))
+    few = len(tables) / 2
+    return {name: statistics.fmean(each) for name, each in ranks.items() if len(each) > few}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -75,7 +75,9 @@ def test_a_family_turns_outputs_into_a_law_of_its_elements(
     assert law.event_shape == (family.elements,)
     assert law.sample((2,)).shape == (2, *shape, family.elements)
     assert law.log_prob(law.sample()).shape == shape
-    assert isinstance(law, Continuous) == name.startswith(("gaussian", "correlated", "logistic", "student"))
+    assert isinstance(law, Continuous) == name.startswith(
+        ("gaussian", "correlated", "logistic", "student")
+    )
 
 
 @every_family

@@ -54,7 +54,7 @@ def test_plan_and_bars() -> None:
     assert bars["diabetes: squared error"] is None
 
 
-def test_ranks_are_over_those_who_have_all_tables() -> None:
+def test_ranks_are_means_over_the_tables_that_have_them() -> None:
     rows = [
         {"table": "a", "imputer": "p", "error": 1.0},
         {"table": "a", "imputer": "q", "error": 2.0},
@@ -62,7 +62,14 @@ def test_ranks_are_over_those_who_have_all_tables() -> None:
         {"table": "b", "imputer": "p", "error": 1.0},
         {"table": "b", "imputer": "q", "error": 0.5},
     ]
-    assert imputation.mean_ranks(rows, "error") == {"p": 1.5, "q": 1.5}
+    assert imputation.mean_ranks(rows, "error") == {"p": 2.0, "q": 2.0}  # r is in one of two
+    few = [
+        {"table": "c", "imputer": "p", "error": 1.0},
+        {"table": "c", "imputer": "s", "error": 1.0},
+    ]
+    told = {"table": "c", "imputer": "genprop, mnar", "error": 0.0}
+    found = imputation.mean_ranks([*rows, *few, told], "error")
+    assert found == {"p": (2 + 2 + 1.5) / 3, "q": 2.0}
 
 
 def test_parts_come_together_in_one_file(tmp_path) -> None:
