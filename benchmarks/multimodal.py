@@ -47,16 +47,17 @@ from genprop.estimator import GenProp
 
 MISSING = (0.0, 0.2, 0.5)
 OURS = "genprop"
-JOINT: dict[str, Any] = {
-    **SETTINGS,
-    "top": (192,),  # fewer cannot hold what is linear among the views
-    "units": (256,),
-    "dropout": 0.2,
-    "samples": 5,
+NETS: dict[str, Any] = {**SETTINGS, "units": (256,), "dropout": 0.2}
+JOINT = {
+    **NETS,
+    "visible": "correlated",  # no code that 1,500 rows can teach holds all that is linear
+    "top": (64,),
+    "activation": "relu",
+    "samples": 1,
 }
 # a code of 16 for each view, and a law of all; each view is encoded alone, so that hiding whole
 # views would teach its encoder nothing
-CODES = {**JOINT, "hidden": (16,), "top": (), "hide": 0.25, "explain": False}
+CODES = {**NETS, "hidden": (16,), "samples": 5, "hide": 0.25, "explain": False}
 PRIORS = ("full", "mixture", "denoising", "parzen", "nsf")
 OURS_SETTINGS = {
     f"{OURS}, joint": JOINT,

@@ -170,7 +170,8 @@ MODEL = {
     "visible": Argument(
         _by_modality(Kind("FAMILY", "a word", _word), "'image=bernoulli label=categorical'"),
         "auto",
-        "auto, gaussian, bernoulli, categorical, logistic or columns; or 'age=count' for a column.",
+        "auto, gaussian, bernoulli, categorical, logistic, correlated or columns; or 'age=count' "
+        "for a column.",
     ),
     "latent": Argument(
         FAMILIES,
