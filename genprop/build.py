@@ -33,7 +33,7 @@ from genprop.tables.missingness import Selected
 RULES = ("target", "difference", "long", "rws", "elbo", "iwae", "dreg")
 JOINT = "joint"  # the modality of a model of codes
 COMPONENTS, PSEUDO_INPUTS, NOISE = 20, 50, 0.5
-ROWS, ROUNDS = 500, 3  # encoded at once, how often, to see what codes leave
+ROWS, ROUNDS, MOST = 500, 3, 5000  # encoded at once; how often; in all, to see what codes leave
 NETS = ("units", "activation", "skip", "dropout")
 PARTS = ("hidden", "latent", "top", "prior", *NETS, "regress", "weights")  # of GenProp's arguments
 
@@ -104,12 +104,13 @@ def learn_correlations(model: Model, batch: Batch, hide: float) -> None:
 
     Args:
         model: a trained one, of whose decoders some may be ``CorrelatedGaussian``.
-        batch: rows, any of their cells unseen.
+        batch: rows, any of their cells unseen; of more than 5,000 every n-th is read.
         hide: the share of rows of which encoders are told less.
     """
     if not any(isinstance(module, CorrelatedGaussian) for module in model.modules()):
         return
     model.eval()
+    batch = batch.take(slice(None, None, max(1, batch.rows // MOST)))
     batch = batch.to(model.like.device, model.like.dtype)
     errors: dict[Family, list[tuple[Tensor, Tensor]]] = {}
     for start in range(0, batch.rows, ROWS):

@@ -17,6 +17,8 @@ from genprop.distributions import (
 )
 from genprop.shapes import Elements, PerRow, Seen
 
+NUMBERS_AT_ONCE = 2**22
+
 
 class JointNormal(Continuous):
     """x ~ N(loc, L Lᵀ), one law or a batch of them.
@@ -156,13 +158,17 @@ class ByPattern(NamedTuple):
         return self.every[(self.which, *places(self.batch, self.which.device))]
 
     def apply(self, function: Callable[[Tensor, Tensor], Tensor], vectors: Tensor) -> Tensor:
-        """A function of matrices and vectors ``(…, *rows, elements)``, pattern by pattern.
+        """A function of matrices and vectors ``(…, *rows, elements)``.
+
+        Where a matrix for each row would be too much it goes pattern by pattern; what comes out is
+        the same, up to rounding.
 
         Args:
             function: broadcasts a matrix over all vectors that share it.
             vectors: one for each row and law, in any number of draws.
         """
-        if self.batch or self.which.ndim != 1 or 4 * len(self.every) > len(self.which):
+        numbers = self.which.numel() * self.every.shape[-1] ** 2
+        if self.batch or self.which.ndim != 1 or numbers <= NUMBERS_AT_ONCE:
             return function(self.each, vectors)
         vectors = vectors.expand(*vectors.shape[:-2], len(self.which), vectors.shape[-1])
         order = self.which.argsort(stable=True)

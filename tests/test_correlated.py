@@ -5,10 +5,12 @@ import pytest
 import torch
 import zoo
 
+from genprop import multivariate
 from genprop.correlated import CorrelatedGaussian, Shares, best_shares, correlations
 from genprop.data import Batch
 from genprop.distributions import IndependentNormal
 from genprop.estimator import GenProp
+from genprop.multivariate import JointNormal
 from genprop.unseen import unseen
 
 SIZES = (3, 2)
@@ -143,3 +145,15 @@ def test_a_single_view_uses_what_is_seen_of_it() -> None:
     batch = Batch.of(torch.zeros(3, 6), torch.tensor([[True] * 5 + [False]] * 3))
     drawn = unseen(model.model_, batch, 4).draw("x")
     assert (drawn[..., :5] == 0).all()
+
+
+def test_pattern_by_pattern_is_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    law = JointNormal(zoo.randn(12, 5), torch.linalg.cholesky(covariance()))
+    x, seen = zoo.randn(12, 5), torch.rand(4, 5).repeat(3, 1) < 0.5
+    torch.manual_seed(0)
+    whole = law.log_prob(x, seen), law.given(x, seen).mean, law.given(x, seen).sample((2,))
+    monkeypatch.setattr(multivariate, "NUMBERS_AT_ONCE", 0)
+    torch.manual_seed(0)
+    parts = law.log_prob(x, seen), law.given(x, seen).mean, law.given(x, seen).sample((2,))
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other)
