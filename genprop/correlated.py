@@ -43,7 +43,7 @@ class CorrelatedGaussian(Gaussian):
     >>> errors = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0)).expand(-1, 2)
     >>> family.learn(errors, torch.ones(1000, 2, dtype=torch.bool))
     >>> law = family(torch.zeros(1, 2)).given(torch.ones(1, 2), torch.tensor([[True, False]]))
-    >>> law.mean.round(decimals=1)
+    >>> law.mean.detach().round(decimals=1)
     tensor([[1., 1.]])
     """
 
