@@ -111,6 +111,11 @@ def test_numbers_below_zero_are_refused() -> None:
         TableEncoding.learn(pd.DataFrame({"rain": [0.0, -1.0, 2.0]}), {"rain": "hurdle"})
 
 
+def test_nothing_but_zeros_is_refused() -> None:
+    with pytest.raises(ValueError, match="'rain' is hurdle, but holds nothing but zeros"):
+        TableEncoding.learn(pd.DataFrame({"rain": [0.0, 0.0, np.nan]}), {"rain": "hurdle"})
+
+
 def test_no_element_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one element"):
         Hurdle(0)

@@ -208,14 +208,20 @@ class ColumnCode:
         z = element * self.scale + self.loc
         if self.kind in ("positive", "hurdle"):
             x = np.exp(np.minimum(z, FARTHEST))
-            zero = is_zero(torch.as_tensor(element)).numpy() & (self.kind == "hurdle")
-            return np.where(zero, 0.0, x)
+            if self.kind == "hurdle":
+                x[is_zero(torch.as_tensor(element)).numpy()] = 0.0
+            return np.asarray(x)
         if self.kind == "proportion":
             return np.asarray(0.5 * (1 + np.tanh(0.5 * z)))
         return z
 
     def _moments(self, z: Values) -> tuple[float, float]:
         z = z[np.isfinite(z)]
+        if not len(z):
+            raise ValueError(
+                f"column {self.name!r} is {self.kind}, but holds nothing but zeros; choose "
+                f"'constant' for it, or leave it out"
+            )
         loc, scale = float(z.mean()), float(z.std())
         if self.kind in ("count", "poisson"):
             return max(loc, 1e-3), max(scale, 1.0)
