@@ -112,18 +112,18 @@ def learn_correlations(model: Model, batch: Batch, hide: float) -> None:
     model.eval()
     batch = batch.take(slice(None, None, max(1, batch.rows // MOST)))
     batch = batch.to(model.like.device, model.like.dtype)
-    errors: dict[Family, list[tuple[Tensor, Tensor]]] = {}
+    errors: dict[CorrelatedGaussian, list[tuple[Tensor, Tensor]]] = {}
     for start in range(0, batch.rows, ROWS):
         part = batch.take(slice(start, start + ROWS))
         for _ in range(ROUNDS):
             for passage in climb(model, part.hide(hide, explain=True), torch.Size()):
-                below, seen = passage.below, passage.seen
-                mask = torch.ones_like(below, dtype=torch.bool) if seen is None else seen
-                pair = (below - passage.p.mean, mask)
-                errors.setdefault(passage.layer.decoder.family, []).append(pair)
+                family, seen = passage.layer.decoder.family, passage.seen
+                if isinstance(family, CorrelatedGaussian):
+                    error = passage.below - passage.p.mean
+                    mask = torch.ones_like(error, dtype=torch.bool) if seen is None else seen
+                    errors.setdefault(family, []).append((error, mask))
     for family, pairs in errors.items():
-        if isinstance(family, CorrelatedGaussian):
-            family.learn(torch.cat([e for e, _ in pairs]), torch.cat([m for _, m in pairs]))
+        family.learn(torch.cat([e for e, _ in pairs]), torch.cat([m for _, m in pairs]))
 
 
 def build_prior(prior: str | Prior, stacks: Stacks, visible: Mapping[str, Family]) -> Prior:

@@ -46,7 +46,8 @@ class LocationScale(Family, ABC):
 
     scale: str | float
 
-    def _build(self, elements: int, scale: str | float) -> None:
+    def __init__(self, elements: int, scale: str | float = "learned") -> None:
+        super().__init__()
         if elements < 1:
             raise ValueError(f"a family needs at least one element, but got {elements}")
         known = scale in ("learned", "net") if isinstance(scale, str) else 0 < scale < math.inf
@@ -85,10 +86,6 @@ class Gaussian(LocationScale):
     6
     """
 
-    def __init__(self, elements: int, scale: str | float = "learned") -> None:
-        super().__init__()
-        self._build(elements, scale)
-
     def forward(self, outputs: Elements) -> Product:
         return IndependentNormal(*self._split(outputs))
 
@@ -107,10 +104,6 @@ class Logistic(LocationScale):
     >>> Logistic(3).outputs
     3
     """
-
-    def __init__(self, elements: int, scale: str | float = "learned") -> None:
-        super().__init__()
-        self._build(elements, scale)
 
     def forward(self, outputs: Elements) -> IndependentLogistic:
         return IndependentLogistic(*self._split(outputs))
@@ -134,8 +127,7 @@ class StudentT(LocationScale):
     """
 
     def __init__(self, elements: int, scale: str | float = "learned") -> None:
-        super().__init__()
-        self._build(elements, scale)
+        super().__init__(elements, scale)
         self.log_df = nn.Parameter(torch.zeros(elements))
 
     def forward(self, outputs: Elements) -> IndependentStudent:

@@ -110,8 +110,7 @@ class Hurdle(LocationScale):
     """
 
     def __init__(self, elements: int, scale: str | float = "learned") -> None:
-        super().__init__()
-        self._build(elements, scale)
+        super().__init__(elements, scale)
         self.outputs += elements
 
     def forward(self, outputs: Elements) -> IndependentHurdle:
