@@ -5,7 +5,8 @@ mcar   half of the cells of breast cancer, wine and diabetes (scikit-learn) hidd
 mixed  the tables and masks of the HI-VAE paper (``--data``), 20 and 50 % hidden: its error of each
        type of column, and coverage and CRPS of the numbers.
 mnar   concrete, red wine (``--data``) and breast cancer, half of the columns cut above their means:
-       root of the mean square of the standardised table, beside the not-MIWAE paper's.
+       root of the mean square of the standardised table, beside the not-MIWAE paper's; coverage
+       and CRPS.
 time   seconds to fit and to fill against rows and columns, synthetic.
 
 Settings are those that GenPropImputer chooses; none is tuned on hidden cells. Rows of the file that
@@ -38,6 +39,7 @@ from benchmarks.imputers import (
     Effort,
     Filled,
     absent,
+    fill_genprop,
     quicker,
 )
 from benchmarks.pool import run_all
@@ -56,7 +58,7 @@ EXPLAINED = {
     not_at_random.KNOWN: "mnar-above",
     not_at_random.NET: "mnar-net",
 }
-AT_RANDOM = ("mean", "MICE", "missForest", MIWAE, GENPROP)
+AT_RANDOM = ("mean", "MICE", POOLED, "missForest", MICEFOREST, MIWAE, GENPROP)
 MIXED = ("mean", "MICE", POOLED, "missForest", MICEFOREST, HYPERIMPUTE, GENPROP)
 MIXED_DRAWS = 20
 KINDS = {"cat": "category", "ordinal": "ordered"}
@@ -204,18 +206,18 @@ def hivae_errors(
 
 
 def run_mnar(job: Job) -> Outcome:
-    """Root of the mean squared error of what was cut off for its value."""
+    """Root of the mean squared error of what was cut off for its value, and scores of draws."""
     X = not_at_random.read(job.data, job.table)
     hidden = not_at_random.cut(X)
-    holes, effort = np.where(hidden, np.nan, X), job.effort._replace(draws=1)
     start = time.perf_counter()
+    how = np.where(hidden, np.nan, X), job.seed, job.effort
     if job.imputer in EXPLAINED:
-        reason = EXPLAINED[job.imputer]
-        filled = not_at_random.fill_explained(holes, job.seed, effort, reason)
+        filled = fill_genprop(*how, EXPLAINED[job.imputer])
     else:
-        filled = IMPUTERS[job.imputer](holes, job.seed, effort)
+        filled = IMPUTERS[job.imputer](*how)
+    seconds = time.perf_counter() - start
     error = float(np.sqrt(((filled.point - X)[hidden] ** 2).mean()))
-    return {"error": error, "fit": time.perf_counter() - start}
+    return {"error": error, "fit": seconds, **_scores(X, filled, hidden)}
 
 
 def run_time(job: Job) -> Outcome:
@@ -278,7 +280,7 @@ def _mnar(arguments: argparse.Namespace, effort: Effort) -> Iterator[Job]:
     if not there:
         report.tell(f"of mnar only breast cancer is measured: --data holds no {not_at_random.UCI}")
     for table in not_at_random.TABLES if there else not_at_random.TABLES[-1:]:
-        for imputer in (*AT_RANDOM, *EXPLAINED):
+        for imputer in (*_there(AT_RANDOM), *EXPLAINED):
             # nothing is drawn at random in the first two
             few = arguments.quick or imputer in AT_RANDOM[:2]
             for seed in range(1 if few else arguments.seeds):

@@ -82,8 +82,9 @@ def fill_forest(X: Array, seed: int, effort: Effort) -> Filled:
     return Filled(made.fit_transform(X))
 
 
-def fill_genprop(X: Array, seed: int, effort: Effort) -> Filled:
-    imputer = GenPropImputer(**quicker(effort), random_state=seed).fit(X)
+def fill_genprop(X: Array, seed: int, effort: Effort, missing: str = "mar") -> Filled:
+    """By our own, told or not why cells are missing."""
+    imputer = GenPropImputer(missing=missing, **quicker(effort), random_state=seed).fit(X)
     draws = imputer.impute(X, draws=effort.draws) if effort.draws > 1 else None
     return Filled(imputer.transform(X), draws)
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_breast_cancer
 
-from benchmarks.imputers import Array, Effort, Filled, quicker
-from genprop.tables.imputer import GenPropImputer
+from benchmarks.imputers import Array
 
 UCI = "uci_regression.npz"
 TABLES = ("concrete", "wine (red)", "breast cancer")
@@ -50,9 +49,3 @@ def cut(X: Array) -> np.ndarray:
     hidden: np.ndarray = np.greater(X, X.mean(0))
     hidden[:, X.shape[1] // 2 :] = False
     return hidden
-
-
-def fill_explained(X: Array, seed: int, effort: Effort, missing: str) -> Filled:
-    """By our imputer, with the reason of holes that the name of the job says."""
-    imputer = GenPropImputer(missing=missing, **quicker(effort), random_state=seed).fit(X)
-    return Filled(imputer.transform(X))

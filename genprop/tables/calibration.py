@@ -24,7 +24,8 @@ class Calibration:
     Attributes:
         numbers: a DataFrame with a line for each column of numbers: hidden ``cells``, ``rmse`` of
             the draws' mean and ``crps``, both in standard deviations of the truth, and for each
-            level of a central interval ``coverage_…`` and ``width_…`` (likewise).
+            level of a central interval ``coverage_…`` and ``width_…`` (likewise); coverage is NaN
+            where there are too few draws to tell.
         categories: a line for each discrete column: ``cells``, ``accuracy`` of the most frequent
             draw, ``log`` score (nats) and ``brier`` score of the draws' frequencies.
         pit: for each column of numbers the ranks of the truth among its draws, between 0 and 1,
@@ -36,7 +37,7 @@ class Calibration:
     pit: dict[str, Numbers]
 
     def coverage(self, level: float = 0.9) -> float:
-        """The share of hidden numbers that lie in their central interval; NaN if there are none."""
+        """The share of hidden numbers in their central interval; NaN if that cannot be told."""
         if not len(self.numbers):
             return float("nan")
         weights = self.numbers["cells"]
@@ -51,8 +52,9 @@ class Calibration:
         """The coverage and the scores in a sentence."""
         parts = []
         if len(self.numbers):
+            covered = f"{self.coverage(0.9):.1%}".replace("nan%", "an unknown share (few draws)")
             parts.append(
-                f"{self.coverage(0.9):.1%} of {int(self.numbers['cells'].sum()):,} hidden numbers "
+                f"{covered} of {int(self.numbers['cells'].sum()):,} hidden numbers "
                 f"lie in their 90 % intervals, CRPS {self.mean('crps'):.3f} standard deviations"
             )
         if len(self.categories):
@@ -76,7 +78,8 @@ def calibration(
 
     Args:
         truth: the whole table, an array or a DataFrame.
-        draws: completions of it, draws first, as ``impute`` gives them; 20 or more.
+        draws: completions of it, draws first, as ``impute`` gives them. Of m draws intervals can be
+            judged up to the level (m - 1) / (m + 1): with 19 of 90 %, with 39 of 95 %.
         hidden: True where a cell was hidden.
         discrete: columns of numbers to be taken for categories; texts, truth values and categories
             always are.
@@ -91,9 +94,10 @@ def calibration(
         integral transform. Fricker, Ferro, Stephenson, 2013, for scores of few draws.
 
     >>> truth = np.array([[0.0], [1.0]])
-    >>> draws = np.stack([truth - 1, truth + 1])
-    >>> calibration(truth, draws, np.ones((2, 1), dtype=bool)).numbers["coverage_90"].item()
-    1.0
+    >>> draws = np.stack([truth - 1, truth - 1, truth + 1, truth + 1])
+    >>> found = calibration(truth, draws, np.ones((2, 1), dtype=bool))
+    >>> found.coverage(0.5), found.coverage(0.9)
+    (1.0, nan)
     """
     frame, drawn = _aligned(truth, draws)
     if hidden.shape != frame.shape or not hidden.any():
@@ -157,9 +161,12 @@ def _of_numbers(
     # of m draws, the truth is one more: its rank is uniform over m + 1 places
     rank = (values < truth).sum(0) + generator.random(len(truth)) * (1 + (values == truth).sum(0))
     pit = rank / (len(values) + 1)
+    # beyond all draws the truth would count as covered by chance
+    finest = (len(values) - 1) / (len(values) + 1)
     for level in levels:
         low, high = np.quantile(values, (0.5 - level / 2, 0.5 + level / 2), axis=0)
-        told[f"coverage_{_percent(level)}"] = float((np.abs(pit - 0.5) <= level / 2).mean())
+        covered = (np.abs(pit - 0.5) <= level / 2).mean() if level <= finest else np.nan
+        told[f"coverage_{_percent(level)}"] = float(covered)
         told[f"width_{_percent(level)}"] = float((high - low).mean()) / spread
     return told, pit
 

@@ -39,6 +39,16 @@ def test_other_draws_are_found_out_and_score_worse(width: float, shift: float) -
     assert false.mean("crps") > true.mean("crps")
 
 
+@pytest.mark.parametrize(("draws", "level"), [(19, 0.9), (39, 0.95)])
+def test_coverage_is_told_only_where_draws_are_enough(draws: int, level: float) -> None:
+    truth, drawn = numbers(shift=100.0)
+    # a truth beyond all draws is covered by no interval that is told of
+    assert calibration(truth, drawn[:draws], EVERY).coverage(level) == 0
+    few = calibration(truth, drawn[: draws - 1], EVERY)
+    assert np.isnan(few.coverage(level))
+    assert ("an unknown share" in str(few)) == (level == 0.9)
+
+
 def test_crps_of_a_gaussian_is_the_closed_form() -> None:
     rng = np.random.default_rng(0)
     score = crps(np.full(20_000, 0.7), rng.normal(size=(20, 20_000)))
