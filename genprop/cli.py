@@ -146,6 +146,7 @@ def fit(
     schedule: Annotated[Text, _argument("schedule")] = None,
     clip: Annotated[Text, _argument("clip")] = None,
     validation: Annotated[Text, _argument("validation")] = None,
+    held_out: Annotated[Text, _argument("held_out")] = None,
     patience: Annotated[Text, _argument("patience")] = None,
     device: Annotated[Text, _argument("device")] = None,
     precision: Annotated[Text, _argument("precision")] = None,

@@ -214,7 +214,8 @@ TRAINING = {
     "optimizer": Argument(NAME, "adam", "adam, adamw, sgd or rmsprop."),
     "schedule": Argument(NAME, "constant", "constant, cosine or onecycle."),
     "clip": Argument(_or("none", None, NUMBER), "none", "Largest norm of each layer's gradient."),
-    "validation": Argument(NUMBER, "0.1", "Share of the rows that decide when to stop."),
+    "validation": Argument(NUMBER, "0.1", "The share held out, which decides when to stop."),
+    "held_out": Argument(NAME, "rows", "What that is a share of: rows or cells."),
     "patience": Argument(
         _or("none", None, N), "20", "Epochs without progress before it stops, or none."
     ),

@@ -71,6 +71,11 @@ class Batch:
         x = {name: values(x) for name, x in self.x.items()}
         return type(self)(x, each(self.seen), self.shown and each(self.shown))
 
+    def _without(self, masks: dict[str, Tensor | None]) -> "Batch":
+        """The rows as if no more were seen than these masks say."""
+        values = {n: torch.where(m, self.x[n], 0) for n, m in masks.items() if m is not None}
+        return type(self)(values, masks)
+
     def split(self, share: float) -> tuple["Batch", "Batch | None"]:
         """All rows but a share of them, drawn at random, and these; None where they are under 2."""
         held = int(share * self.rows)
@@ -78,6 +83,25 @@ class Batch:
             return self, None
         order = torch.randperm(self.rows)
         return self.take(order[held:]), self.take(order[:held])
+
+    def split_cells(
+        self, share: float, sizes: Mapping[str, Sequence[int]] | None = None
+    ) -> tuple["Batch", "Batch | None"]:
+        """All cells but a share of the seen ones, drawn at random, and all cells, shown these.
+
+        Args:
+            share: of the cells; none are held out where they would be fewer than two.
+            sizes: as of ``hide``.
+        """
+        shown: dict[str, Tensor | None] = {}
+        held = 0
+        for name, mask in self.masks().items():
+            hidden = mask & (_alike(self.x[name], (sizes or {}).get(name)) < share)
+            shown[name] = mask & ~hidden
+            held += int(hidden.sum())
+        if held < 2:
+            return self, None
+        return self._without(shown), type(self)(self.x, self.seen, shown)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Batch":
         """The same rows on a device, values in a floating type."""
@@ -127,10 +151,7 @@ class Batch:
             hidden = torch.where(whole, rate < 0.5, alike < rate)
             seen = self.seen[name]
             masks[name] = ~(chosen & hidden) if seen is None else seen & ~(chosen & hidden)
-        if explain:
-            return type(self)(self.x, self.seen, masks)
-        values = {n: torch.where(m, self.x[n], 0) for n, m in masks.items() if m is not None}
-        return type(self)(values, masks)
+        return type(self)(self.x, self.seen, masks) if explain else self._without(masks)
 
     def entropy(self) -> float:
         """H of the rows' empirical law in nats, NaN unless all values are seen and whole numbers.

@@ -30,7 +30,8 @@ from genprop.table import Raw, checked, holds_modalities, without
 from genprop.tables.columns import explaining
 from genprop.tables.imputation import How
 from genprop.tables.imputed import Imputed, impute_by
-from genprop.train import Optimizer, Schedule, Trainer
+from genprop.train import Optimizer, Schedule, Trainer, variables
+from genprop.validation import check_held_out, hold_out
 
 Data = Any
 
@@ -72,13 +73,13 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         missing: why cells are missing: ``"mar"``, at random given what is seen; ``"mnar"``, by
             their own values, as data says (more in ``genprop.tables.missingness.MISSING``).
         epochs: most visits of the data.
-        batch_size: rows of a mini-batch; ``"auto"`` gives 20 updates an epoch, but no fewer than 16
-            rows and no more than 128.
+        batch_size: rows of a mini-batch; ``"auto"`` gives 20 updates an epoch, within 16 to 128.
         lr: learning rate.
         optimizer: ``"adam"``, ``"adamw"``, ``"sgd"``, ``"rmsprop"``, or a callable.
         schedule: of the learning rate: ``"constant"``, ``"cosine"``, ``"onecycle"``, or a callable.
         clip: largest norm of each layer's gradient, or None.
-        validation: share of the rows held out to decide when to stop.
+        validation: the share held out of training to decide when to stop.
+        held_out: what that is a share of: ``"rows"``, or ``"cells"`` (given the others of a row).
         patience: epochs without a better validation bound before it stops; None never stops.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …
         precision: ``"32"``, ``"64"`` or ``"bf16-mixed"``.
@@ -124,6 +125,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         schedule: str | Schedule = "constant",
         clip: float | None = None,
         validation: float = 0.1,
+        held_out: str = "rows",
         patience: int | None = 20,
         device: str = "auto",
         precision: str = "32",
@@ -154,6 +156,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.schedule = schedule
         self.clip = clip
         self.validation = validation
+        self.held_out = held_out
         self.patience = patience
         self.device = device
         self.precision = precision
@@ -189,7 +192,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             rule.check(model)
             # together, so that training that fails leaves the last good weights with their encoding
             self.encodings_, self.model_ = encodings, model
-            train, held = self._split(encoded(self.encodings_, raws), validation_data)
+            train, held = self._split(encoded(encodings, raws), validation_data)
             learn_regressions(model, train)
             history = trainer.fit(model, rule, train, held)
             learn_correlations(model, train, self.hide)
@@ -318,8 +321,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def predict(self, X: Data, *, modality: str | None = None, **how: Any) -> NDArray[Any]:
         """The most probable class of a label, ``(rows,)``; arguments as of ``predict_proba``."""
         proba = self.predict_proba(X, modality=modality, **how)
-        best: NDArray[Any] = self.classes(modality)[proba.argmax(1)]
-        return best
+        return np.asarray(self.classes(modality)[proba.argmax(1)])
 
     def classes(self, modality: str | None = None) -> NDArray[Any]:
         """The values of a label modality."""
@@ -372,9 +374,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return loaded
 
     def _trainer(self) -> Trainer:
-        if not 0 <= self.validation < 1:
-            share = "the share of rows held out, from 0 to below 1"
-            raise ValueError(f"validation is {share}, but is {self.validation!r}")
+        check_held_out(self.validation, self.held_out)
         how = {f.name: getattr(self, f.name) for f in dataclasses.fields(Trainer)}
         # a mask is explained as it came
         return Trainer(**how | {"explain": self.explain or self.missing != "mar"})
@@ -390,7 +390,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _split(self, data: Batch, validation_data: Data) -> tuple[Batch, Batch | None]:
         if validation_data is not None:
             return data, encoded(self.encodings_, checked(self, validation_data, reset=False))
-        return data.split(self.validation)
+        return hold_out(data, self.validation, self.held_out, variables(self.model_))
 
     def _imputed(self, X: Data, how: How, random_state: Any) -> Imputed:
         check_is_fitted(self)

@@ -19,6 +19,7 @@ from genprop.prior import FollowingPrior
 from genprop.progress import Progress
 from genprop.rules.rule import Rule, Term
 from genprop.tables.columns import variable_sizes
+from genprop.validation import mean_bound
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -99,7 +100,7 @@ class Trainer:
             model: what is trained; it stays on the device it was trained on.
             rule: how credit is assigned.
             data: all rows.
-            validation: rows whose bound decides which weights are best.
+            validation: rows whose bound decides which weights are best (``mean_bound``).
 
         Returns:
             One row an epoch: the bounds of training and validation data, and the account of
@@ -284,17 +285,6 @@ class _Run:
     def _keep_best(self, row: Row) -> None:
         if self.validation is not None and row["validation"] < self.best.bound:
             self.best = _Best(row["validation"], int(row["epoch"]), _snapshot(self.model))
-
-
-@torch.no_grad()
-def mean_bound(model: Model, batch: Batch, samples: int, rows_at_once: int = 512) -> float:
-    """E log (1/K) Σ_k P(x_seen, h_k) / Q(h_k | x_seen), its mean over rows, nats."""
-    total = 0.0
-    for start in range(0, batch.rows, rows_at_once):
-        part = batch.take(slice(start, start + rows_at_once))
-        log_w = model.log_weights(model.encode(part, samples), part)
-        total += (log_w.logsumexp(0) - math.log(samples)).cpu().double().sum().item()
-    return total / batch.rows
 
 
 def start_fabric(device: str, precision: str = "32") -> "Fabric":

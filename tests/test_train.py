@@ -15,7 +15,8 @@ from genprop.rules.rule import Term
 from genprop.rules.target import TargetPropagation
 from genprop.rules.wake_sleep import ReweightedWakeSleep
 from genprop.stack import Stack
-from genprop.train import Trainer, mean_bound
+from genprop.train import Trainer
+from genprop.validation import mean_bound
 
 
 def bits(rows=64, columns=6):

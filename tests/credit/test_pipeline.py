@@ -28,7 +28,7 @@ from genprop.priors.gaussian import GaussianPrior
 from genprop.rules.target import TargetPropagation
 from genprop.seeds import seeded
 from genprop.stack import Stack
-from genprop.train import mean_bound
+from genprop.validation import mean_bound
 
 PATIENCE = 240  # seconds for two processes that import torch on a busy machine
 every_split = pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1), (1, 2), (3,)])

@@ -20,7 +20,8 @@ from genprop.priors.vamp import VampPrior
 from genprop.rules.backprop import Backprop
 from genprop.rules.target import TargetPropagation
 from genprop.stack import Stack
-from genprop.train import Trainer, mean_bound
+from genprop.train import Trainer
+from genprop.validation import mean_bound
 
 COMPONENTS = 4
 
