@@ -1,8 +1,9 @@
 """Why cells are missing: P(mask | x), and families of data that explain their own holes."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import accumulate
 
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genprop.conditional import Family
+from genprop.correlated import CorrelatedGaussian
 from genprop.distributions import Product, Scale
 from genprop.nets import MLP, constant
 from genprop.shapes import Elements, PerRow, Seen
 
 MISSING = ("mar", "mnar", "mnar-above", "mnar-below", "mnar-net")
 UNITS = (32,)
+DRAWS = 10  # of what is unseen, over which P(mask | x) is averaged
 
 
 class Mechanism(nn.Module, ABC):
@@ -23,9 +26,11 @@ class Mechanism(nn.Module, ABC):
 
     Attributes:
         sizes: how many elements each variable has, in order.
+        alone: whether each variable's mask depends on that variable alone.
     """
 
     sizes: tuple[int, ...]
+    alone = False
 
     @abstractmethod
     def forward(self, x: Elements) -> Tensor:
@@ -33,11 +38,19 @@ class Mechanism(nn.Module, ABC):
 
     def log_prob(self, x: Elements, seen: Seen | None = None) -> PerRow:
         """Log P(mask | x) of whole rows, nats; without a mask, that all is seen."""
+        return self.shares(x, seen).sum(-1)
+
+    def shares(self, x: Elements, seen: Seen | None = None) -> Tensor:
+        """The same by variable, ``(…, variables)``."""
         odds = self(x)
-        if seen is None:
-            return functional.logsigmoid(odds).sum(-1)
-        starts = [0, *accumulate(self.sizes)][:-1]
-        return functional.logsigmoid(torch.where(seen[..., starts], odds, -odds)).sum(-1)
+        if seen is not None:
+            odds = torch.where(seen[..., self.starts], odds, -odds)
+        return functional.logsigmoid(odds)
+
+    @property
+    def starts(self) -> list[int]:
+        """The first element of each variable."""
+        return [0, *accumulate(self.sizes)][:-1]
 
 
 class SelfMasking(Mechanism):
@@ -62,6 +75,8 @@ class SelfMasking(Mechanism):
     >>> (law(torch.zeros(2)) > law(torch.ones(2))).tolist()
     [True, True]
     """
+
+    alone = True
 
     def __init__(self, sizes: Sequence[int], side: str = "either") -> None:
         super().__init__()
@@ -107,13 +122,17 @@ class Selection(Product):
 
     ::
 
-        log P(x_seen) + log P(mask | x_seen, x_unseen),  x_unseen ~ P drawn anew
+        log P(x_seen) + Σ_g log (1/M) Σ_m P(mask_g | x_seen, x_unseen^m),  x_unseen^m ~ P
 
-    whose exponential is an unbiased estimate of P(x_seen, mask). All else is as of the values' law.
+    whose exponential is an unbiased estimate of P(x_seen, mask). The groups g of variables are
+    averaged apart, since they are independent: each is a variable where its mask depends on it
+    alone, else there is one of all. One draw in place of M would have every one of them be missing
+    for sure, which no steep mechanism can say of a wide law. All else is as of the values' law.
 
     Args:
         values: the law of x.
         mechanism: P(mask | x).
+        apart: whether variables can be averaged apart.
         held: whether the mechanism is constant.
 
     >>> from genprop.distributions import IndependentNormal
@@ -124,8 +143,10 @@ class Selection(Product):
     True
     """
 
-    def __init__(self, values: Product, mechanism: Mechanism, held: bool = False) -> None:
-        self.values, self.mechanism, self.held = values, mechanism, held
+    def __init__(
+        self, values: Product, mechanism: Mechanism, apart: bool = False, held: bool = False
+    ) -> None:
+        self.values, self.mechanism, self.apart, self.held = values, mechanism, apart, held
         self._setup(values.mean)
 
     @property
@@ -133,10 +154,11 @@ class Selection(Product):
         return self.values.parameters
 
     def with_parameters(self, *parameters: Tensor) -> "Selection":
-        return Selection(self.values.with_parameters(*parameters), self.mechanism, self.held)
+        values = self.values.with_parameters(*parameters)
+        return Selection(values, self.mechanism, self.apart, self.held)
 
     def detach(self) -> "Selection":
-        return Selection(self.values.detach(), self.mechanism, held=True)
+        return Selection(self.values.detach(), self.mechanism, self.apart, held=True)
 
     @property
     def mean(self) -> Tensor:
@@ -154,7 +176,7 @@ class Selection(Product):
         return self.values.elements(x)
 
     def total(self, x: Elements) -> PerRow:
-        return self.values.total(x) + self._log_mask(x, None)
+        return self.values.total(x) + self._log_mask(x[None], None)
 
     def draw(self, shape: torch.Size) -> Elements:
         return self.values.draw(shape)
@@ -168,14 +190,25 @@ class Selection(Product):
     def log_prob(self, value: Elements, seen: Seen | None = None) -> PerRow:
         if seen is None:
             return self.total(value)
-        whole = torch.where(seen, value, drawn(self.values))
+        draws = drawn(self.values, (DRAWS,))
+        shape = (DRAWS, *[1] * (value.ndim - draws.ndim + 1), *draws.shape[1:])
+        whole = torch.where(seen, value, draws.reshape(shape))
         return self.values.log_prob(value, seen) + self._log_mask(whole, seen)
 
     def _log_mask(self, x: Tensor, seen: Tensor | None) -> Tensor:
-        if not self.held:
-            return self.mechanism.log_prob(x, seen)
-        with constant(self.mechanism):
-            return self.mechanism.log_prob(x, seen)
+        with constant(self.mechanism) if self.held else nullcontext():
+            return log_mean(grouped(self.mechanism.shares(x, seen), self.apart)).sum(-1)
+
+
+def grouped(shares: Tensor, apart: bool) -> Tensor:
+    """Variables' log P(mask | x) of the groups that can be averaged apart, ``(…, groups)``."""
+    return shares if apart else shares.sum(-1, keepdim=True)
+
+
+def log_mean(log_p: Tensor) -> Tensor:
+    """The logarithm of the mean over draws, which come first."""
+    mean: Tensor = log_p.logsumexp(0) - math.log(len(log_p))
+    return mean
 
 
 class Selected(Family):
@@ -205,12 +238,14 @@ class Selected(Family):
             )
         self.family, self.mechanism = family, mechanism
         self.elements, self.outputs = family.elements, family.outputs
+        # what is drawn together is missing together
+        self.apart = mechanism.alone and not isinstance(family, CorrelatedGaussian)
         self.silent = False
 
     def forward(self, outputs: Elements) -> Product:
         """The law; within ``silent`` that of the values alone."""
         values: Product = self.family(outputs)
-        return values if self.silent else Selection(values, self.mechanism)
+        return values if self.silent else Selection(values, self.mechanism, self.apart)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor
 from genprop.data import Batch
 from genprop.model import Model
 from genprop.resampling import picked, resampled
-from genprop.tables.missingness import Selected, silent
+from genprop.tables.missingness import DRAWS, Selected, grouped, log_mean, silent
 from genprop.unseen import Unseen, unseen
 
 COMPLETIONS = 4  # of each path
@@ -21,7 +21,7 @@ class Weighed:
 
     Attributes:
         x: for each modality ``(samples, rows, elements)``, the seen cells as they were.
-        log_w: log P(x_seen, mask | x_unseen's path) P(path) / Q(path), ``(samples, rows)``, nats.
+        log_w: log P(x_seen, mask | path) P(path) / Q(path), ``(samples, rows)``, nats.
     """
 
     x: Mapping[str, Tensor]
@@ -50,9 +50,10 @@ def weigh_whole_rows(model: Model, batch: Batch, samples: int) -> Weighed:
 
     ::
 
-        w = P(x_seen, h) / Q(h | x_seen) · P(mask | x_seen, x_unseen),  x_unseen ~ P(x | h_1)
+        w = P(x_seen, h) / Q(h | x_seen) · ∏_g (1/M) Σ_m P(mask_g | x_seen, x^m),  x^m ~ P(x | h_1)
 
-    Each path is completed several times: the mechanism is cheap beside the nets.
+    Of the M values that a path gives a group g of variables (``Selection``), each completion takes
+    one by P(mask_g | x^m).
 
     Args:
         model: the model.
@@ -61,19 +62,41 @@ def weigh_whole_rows(model: Model, batch: Batch, samples: int) -> Weighed:
     """
     with silent(model):
         found = unseen(model, batch, samples)
-        x = {name: _completed(name, batch, found) for name in batch.x}
-    log_w = found.log_w.repeat(COMPLETIONS, 1)
-    for name, stack in model.named_stacks():
-        family = stack[0].decoder.family if len(stack.layers) else None
-        if isinstance(family, Selected):
-            log_mask = family.mechanism.log_prob(x[name], batch.seen[name])
-            present = batch.present(name)
-            log_w = log_w + (log_mask if present is None else torch.where(present, log_mask, 0))
-    return Weighed(x, log_w)
+        x, log_w = {}, found.log_w
+        for name, stack in model.named_stacks():
+            family = stack[0].decoder.family if len(stack.layers) else None
+            if isinstance(family, Selected):
+                x[name], log_mask = _selected(name, batch, found, family)
+                log_w = log_w + log_mask
+            else:
+                x[name] = _completed(name, batch, found, COMPLETIONS).flatten(0, 1)
+    return Weighed(x, log_w.repeat(COMPLETIONS, 1))
 
 
-def _completed(name: str, batch: Batch, found: Unseen) -> Tensor:
+def _selected(name: str, batch: Batch, found: Unseen, family: Selected) -> tuple[Tensor, Tensor]:
+    """Completions of a modality that explains its holes, and log P(mask) of their paths."""
+    mechanism, seen = family.mechanism, batch.seen[name]
+    x = _completed(name, batch, found, DRAWS)
+    shares = grouped(mechanism.shares(x, seen), family.apart)
+    present = batch.present(name)
+    if present is not None:
+        shares = torch.where(present[:, None], shares, 0)
+    upto = shares.softmax(0).cumsum(0)
+    starts = mechanism.starts if family.apart else [0]
+    sizes = torch.tensor(mechanism.sizes if family.apart else [family.elements])
+    completions = []
+    for _ in range(COMPLETIONS):
+        # a number for every element, so that a row's have its own place in any batch
+        u = torch.rand_like(x[0])[..., starts]
+        chosen = (upto < u).sum(0).clamp(max=DRAWS - 1)
+        index = chosen.repeat_interleave(sizes.to(x.device), -1)
+        completions.append(x.gather(0, index[None])[0])
+    return torch.cat(completions), log_mean(shares).sum(-1)
+
+
+def _completed(name: str, batch: Batch, found: Unseen, draws: int) -> Tensor:
+    """Draws of what is unseen of each path, beside what is seen, ``(draws, paths, rows, …)``."""
     seen, x = batch.seen[name], batch.x[name]
     if seen is None:
-        return x.expand(COMPLETIONS * len(found.log_w), *x.shape)
-    return torch.where(seen, x, torch.cat([found.draw(name) for _ in range(COMPLETIONS)]))
+        return x.expand(draws, len(found.log_w), *x.shape)
+    return torch.where(seen, x, torch.stack([found.draw(name) for _ in range(draws)]))
