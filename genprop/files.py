@@ -1,14 +1,11 @@
 """Data files: arrays, tables and images from disk, and results written whole or not at all."""
 
-import gzip
 import importlib.util
-import io
 import json
 import math
 import os
 import uuid
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +13,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from genprop.idx import is_idx, read_idx
+
 if TYPE_CHECKING:
     import pandas
 
 READ = (".npy", ".npz", ".csv", ".csv.gz", ".parquet", ".idx")
+TIME = r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?"
 WRITTEN = (".npy", ".npz", ".csv", ".csv.gz", ".parquet")
-GZIP_MAGIC = b"\x1f\x8b"
-IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 def read_data(
@@ -32,7 +30,8 @@ def read_data(
 
     The ending says what the file is: `.npy` and `.npz` (arrays; pickled objects are refused),
     `.csv`, `.csv.gz` and `.parquet` (a DataFrame). The first line of a CSV file names its columns;
-    a first column without a name holds the names of the rows, as pandas writes them. Any other
+    a first column without a name holds the names of the rows, as pandas writes them; a column of
+    nothing but ISO 8601's times, such as 2014-07-29, holds times. Any other
     file is an IDX file (that of MNIST, gzipped or not) if its first four bytes say so.
 
     Args:
@@ -238,7 +237,22 @@ def _read_csv(path: Path) -> "pandas.DataFrame":
             f"Expected column names in the first line of {path}, but it holds numbers only; "
             "put a line of names above the data."
         )
+    for name in table.columns:
+        table[name] = _as_times(table[name])
     return table
+
+
+def _as_times(column: "pandas.Series[Any]") -> "pandas.Series[Any]":
+    """Texts that are all times as ISO 8601 writes them, as times; else the column itself."""
+    import pandas
+
+    texts = column.dropna()
+    if pandas.api.types.is_numeric_dtype(column) or not texts.astype(str).str.fullmatch(TIME).all():
+        return column
+    try:
+        return pandas.to_datetime(column, format="ISO8601") if len(texts) else column
+    except ValueError:
+        return column
 
 
 def _is_number(text: str) -> bool:
@@ -263,48 +277,11 @@ def _read_parquet(path: Path) -> "pandas.DataFrame":
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    """An IDX file: 0 0 type ndim, the sizes as big-endian 32-bit integers, the values."""
     named_so = _ending(path) == ".idx" or "ubyte" in path.name.lower()
-    if not named_so and not _is_idx(path):
+    if not named_so and not is_idx(path):
         raise ValueError(f"Expected a file that ends in {_either(READ)}, but got {path}.")
-    with _reading(path, "an IDX file"), _inflated(path) as stream:
-        content = stream.read()
-        return _parse_idx(content)
-
-
-def _is_idx(path: Path) -> bool:
-    try:
-        with _inflated(path) as stream:
-            return _is_idx_magic(stream.read(4))
-    except (OSError, EOFError, zlib.error):
-        return False
-
-
-def _is_idx_magic(magic: bytes) -> bool:
-    zeros, (code, ndim) = magic[:2], magic[2:4] if len(magic) == 4 else (0, 0)
-    return zeros == b"\0\0" and code in IDX_TYPES and 1 <= ndim <= 32
-
-
-def _inflated(path: Path) -> io.BufferedIOBase:
-    with path.open("rb") as stream:
-        zipped = stream.read(2) == GZIP_MAGIC
-    return gzip.open(path, "rb") if zipped else path.open("rb")
-
-
-def _parse_idx(content: bytes) -> np.ndarray:
-    if not _is_idx_magic(content[:4]):
-        raise ValueError("it does not begin with two zero bytes, a known type and 1 to 32 sizes")
-    dtype, ndim = np.dtype(IDX_TYPES[content[2]]), content[3]
-    start = 4 + 4 * ndim
-    shape = np.frombuffer(content[4:start], dtype=">u4").tolist()
-    expected = math.prod(shape) * dtype.itemsize
-    if len(shape) < ndim or len(content) - start != expected:
-        raise ValueError(
-            f"its header {shape} asks for {expected} bytes of values, "
-            f"but {max(len(content) - start, 0)} follow"
-        )
-    values = np.frombuffer(content, dtype=dtype, offset=start).reshape(shape)
-    return values.astype(dtype.newbyteorder("="))
+    with _reading(path, "an IDX file"):
+        return read_idx(path)
 
 
 def _plain(data: "np.ndarray | pandas.DataFrame") -> np.ndarray:

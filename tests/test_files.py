@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from genprop.files import (
-    IDX_TYPES,
     atomic,
     check_writable,
     json_text,
@@ -20,13 +19,14 @@ from genprop.files import (
     write_data,
     write_json,
 )
+from genprop.idx import TYPES
 
 MATRIX = np.array([[0.5, np.nan, -1.0], [2.0, 3.25, 1e-30]])
 
 
 def idx_bytes(array: np.ndarray, code: int = 0x08) -> bytes:
     header = struct.pack(f">HBB{array.ndim}I", 0, code, array.ndim, *array.shape)
-    return header + array.astype(IDX_TYPES[code]).tobytes()
+    return header + array.astype(TYPES[code]).tobytes()
 
 
 def table(index: pd.Index | None = None) -> pd.DataFrame:
@@ -113,12 +113,29 @@ def test_draws_are_stacked_under_each_other(tmp_path: Path, ending: str) -> None
     np.testing.assert_array_equal(back.iloc[:, 2:].to_numpy().reshape(2, 3, 4), draws)
 
 
+def test_times_of_csv_files_are_times_and_other_texts_are_not(tmp_path: Path) -> None:
+    table = pd.DataFrame({
+        "day": ["2014-07-29", None, "2015-01-01"],
+        "moment": ["2014-07-29 12:30", "2014-07-29T12:30:59.5", None],
+        "wrong": ["2014-02-31", "2014-07-29", None],
+        "code": ["2014-07-29", "none", None],
+        "nothing": [None, None, None],
+    })  # fmt: skip
+    table.to_csv(tmp_path / "t.csv", index=False)
+    back = read_data(tmp_path / "t.csv")
+    times = [name for name in back if pd.api.types.is_datetime64_any_dtype(back[name])]
+    assert times == ["day", "moment"]
+    assert back["day"].tolist()[::2] == [pd.Timestamp(2014, 7, 29), pd.Timestamp(2015, 1, 1)]
+    assert back["day"].isna().tolist() == [False, True, False]
+    assert back["wrong"].tolist()[:2] == ["2014-02-31", "2014-07-29"]
+
+
 def test_one_column_of_values(tmp_path: Path) -> None:
     write_data(tmp_path / "one.csv", np.array([1.0, 2.0]))
     assert (tmp_path / "one.csv").read_text() == "x0\n1.0\n2.0\n"
 
 
-@pytest.mark.parametrize("code", list(IDX_TYPES))
+@pytest.mark.parametrize("code", list(TYPES))
 @pytest.mark.parametrize(
     "name", ["train-images-idx3-ubyte", "x.idx", "t10k-images-idx3-ubyte.gz", "x.idx.gz", "plain"]
 )
@@ -128,7 +145,7 @@ def test_idx_files_of_every_type_and_name(tmp_path: Path, code: int, name: str) 
     path = tmp_path / name
     path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     back = read_data(path)
-    assert back.dtype == np.dtype(IDX_TYPES[code]).newbyteorder("=")
+    assert back.dtype == np.dtype(TYPES[code]).newbyteorder("=")
     assert back.dtype.isnative
     np.testing.assert_array_equal(back, images)
     back += 1
