@@ -320,8 +320,9 @@ def _loaded(folder: Path) -> Any:
 
 def _imputer(X: Any, seed: int | None) -> Any:
     """Models of the rows, their size fitted to them; what they made of the columns is told."""
-    imputer = _load("genprop.tables.imputer").GenPropImputer(random_state=seed or 0, verbose=1)
-    model, count = imputer.fit(X).model_, len(imputer.models_)
+    kind = _load("genprop.tables.imputer").GenPropImputer
+    imputer = kind(random_state=seed or 0, n_jobs=-1, verbose=1).fit(X)
+    model, count = imputer.model_, len(imputer.models_)
     summary = {"data": "fitted to", **fit_summary(model, X), "members": count, "model": "no folder"}
     Console(stderr=True).print(fit_table(summary))
     return imputer

@@ -9,12 +9,13 @@ class Progress:
     """Shows each epoch's bounds and account while training runs; silent off a terminal.
 
     Args:
-        epochs: how many there will be at most.
+        total: how many epochs there will be at most, or models, each told by its last epoch.
         verbose: 0 is silent.
+        what: what is counted.
     """
 
-    def __init__(self, epochs: int, verbose: int) -> None:
-        self.epochs = epochs
+    def __init__(self, total: int, verbose: int, what: str = "fit") -> None:
+        self.total, self.what = total, what
         self.shown = verbose > 0 and sys.stderr.isatty()
         self.bar: Any = None
         self.display: Any = None
@@ -46,8 +47,8 @@ class Progress:
         from rich.progress import Progress as Bar
 
         parts = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-        self.bar = Bar(TextColumn("fit"), *parts)
-        self.bar.add_task("fit", total=self.epochs)
+        self.bar = Bar(TextColumn(self.what), *parts)
+        self.bar.add_task(self.what, total=self.total)
         self.display = Live(self._with_figures(""), console=Console(file=sys.stderr))
         self.display.start()
 

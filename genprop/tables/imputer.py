@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from genprop.encoding import missing_cells
 from genprop.estimator import GenProp
+from genprop.progress import Progress
 from genprop.tables.imputation import How
 from genprop.tables.imputed import Imputed, impute_by
 
@@ -112,10 +113,8 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
         own = {n: getattr(self, n) for n in ("visible", "missing", "random_state", "verbose")}
         chosen = table_settings(rows, columns, count, self.missing)
         self.settings_ = {**chosen, **own, **(self.settings or {})}
-        self.models_ = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fitted)({**self.settings_, "random_state": seed}, X)
-            for seed in _seeds(self.settings_["random_state"], count)
-        )
+        seeds = _seeds(self.settings_["random_state"], count)
+        self.models_ = self._fitted([{**self.settings_, "random_state": s} for s in seeds], X)
         self.model_ = self.models_[0]
         self.indicated_ = np.flatnonzero(_missing(X).any(0))
         return self
@@ -163,6 +162,20 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
             names = list(input_features)
         more = [f"missingindicator_{names[n]}" for n in self.indicated_ if self.add_indicator]
         return np.asarray([*names, *more], dtype=object)
+
+    def _fitted(self, members: list[dict[str, Any]], X: Any) -> list[GenProp]:
+        """A model for each of these arguments; those of other processes are told as they end."""
+        at_once = self.n_jobs if len(members) > 1 else None
+        apart = {} if at_once in (None, 1) else {"verbose": 0}
+        fitted = Parallel(n_jobs=at_once, return_as="generator")(
+            delayed(_fitted)(settings | apart, X) for settings in members
+        )
+        models = []
+        with Progress(len(members), self.verbose if apart else 0, "models") as progress:
+            for model in fitted:
+                models.append(model)
+                progress.show(model.history_.iloc[-1].to_dict())
+        return models
 
     def _check(self, X: Any, reset: bool) -> Any:
         """The rows, checked as scikit-learn does; tables of many types are so by the model."""

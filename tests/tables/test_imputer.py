@@ -13,6 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from genprop import GenProp, GenPropImputer
 from genprop.data import Batch
+from genprop.progress import Progress
 from genprop.tables.hidden_cells import evaluate_hidden
 from genprop.tables.imputer import member_count, table_settings
 
@@ -218,3 +219,16 @@ def test_processes_beside_each_other_fit_the_same_models() -> None:
         for n in (1, 2)
     )
     np.testing.assert_array_equal(two.impute(X, draws=2), one.impute(X, draws=2))
+
+
+def test_on_a_terminal_models_of_other_processes_are_counted(monkeypatch, capfd) -> None:
+    """One line for all of them: bars that processes draw over each other cannot be read."""
+    told: list[dict[str, float]] = []
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr(Progress, "show", lambda self, row: told.append(row))
+    imputer = GenPropImputer(
+        members=2, settings={"epochs": 2}, n_jobs=2, random_state=0, verbose=1
+    ).fit(np.random.default_rng(0).normal(size=(40, 3)))
+    ends = [member.history_["train"].iloc[-1] for member in imputer.models_]
+    assert [row["train"] for row in told] == ends
+    assert "models" in capfd.readouterr().err
