@@ -40,8 +40,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A deep generative model of rows: fit it, sample it, impute with it, trust its likelihood.
 
     P(x, h) = P(h_L) ∏_l P(h_{l-1} | h_l) is trained beside encoders Q(h_l | h_{l-1}) so that
-    KL(Q‖P) falls, credit being assigned by a local rule. NaN (or None, or a table's NA) says that a
-    cell is missing, in every method.
+    KL(Q‖P) falls, credit being assigned by a local rule. NaN (or None, a table's NA, the mask of a
+    masked array) says that a cell is missing, in every method.
 
     Args:
         hidden: sizes of h_1, …, h_L, from the data upward, ``()`` for a prior on the data itself; a

@@ -12,6 +12,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from genprop.encoding import missing_cells
+from genprop.tables.ampute import unmasked
 from genprop.tables.encoding import FAMILY, is_mixed
 
 FEWEST_ROWS = 2
@@ -48,14 +49,15 @@ def checked(estimator: Any, X: Any, reset: bool) -> dict[str, Raw]:
 
     Args:
         estimator: whose ``n_features_in_`` and ``feature_names_in_`` are set or compared.
-        X: an array, tensor or DataFrame (modality ``"x"``), or a dict of them; a modality that it
-            leaves out is missing in all rows.
+        X: an array (masked or with NaN), tensor or DataFrame (modality ``"x"``), or a dict of them;
+            a modality that it leaves out is missing in all rows.
         reset: True in fit.
 
     Raises:
         ValueError: no rows, a wrong width, infinities, modalities that fit did not know.
     """
     if not holds_modalities(X):
+        X = unmasked(X)
         choices = _choices(estimator, "x", X, reset)
         if choices is not None:
             validate_data(estimator, X, reset=reset, skip_check_array=True)
@@ -65,7 +67,8 @@ def checked(estimator: Any, X: Any, reset: bool) -> dict[str, Raw]:
         raise ValueError(
             f"the model was fitted on modalities {list(estimator.encodings_)}, but got {list(X)}"
         )
-    raws = {str(name): _part(estimator, str(name), part, reset) for name, part in X.items()}
+    parts = {str(name): unmasked(part) for name, part in X.items()}
+    raws = {name: _part(estimator, name, part, reset) for name, part in parts.items()}
     rows = {name: raw.rows for name, raw in raws.items()}
     if not raws or len(set(rows.values())) > 1:
         raise ValueError(f"all modalities must have the same rows, but have {rows}")

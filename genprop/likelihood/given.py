@@ -11,6 +11,7 @@ from genprop.likelihood.estimate import Estimate
 from genprop.likelihood.methods import log_likelihood
 from genprop.model import Model
 from genprop.table import Raw
+from genprop.tables.ampute import hide, unmasked
 
 Raws = Mapping[str, Raw]
 
@@ -61,7 +62,8 @@ def given_rows(X: Any, given: Any) -> Any:
     array([[ 1., nan]])
     """
     if not isinstance(X, Mapping):
-        return _given(X, given, "x")
+        return _given(unmasked(X), given, "x")
+    X = {n: unmasked(x) for n, x in X.items()}
     if isinstance(given, Mapping):
         return {n: _given(x, given[n], n) if n in given else _blank(x) for n, x in X.items()}
     names = {given} if isinstance(given, str) else set(given)
@@ -86,15 +88,8 @@ def _given(x: Any, given: Any, name: str) -> Any:
             f"what is given of modality {name!r} must have the shape of its rows, "
             f"{tuple(np.shape(x))}, but has {mask.shape}"
         )
-    return _masked(x, mask)
+    return hide(x, ~mask)
 
 
 def _blank(x: Any) -> Any:
-    return _masked(x, np.zeros(np.shape(x), dtype=bool))
-
-
-def _masked(x: Any, mask: Any) -> Any:
-    if hasattr(x, "where") and hasattr(x, "columns"):
-        return x.where(mask)
-    values, nothing = np.asarray(x), np.array(np.nan)
-    return np.where(mask, values, nothing.astype(object) if values.dtype == object else nothing)
+    return hide(x, np.ones(np.shape(x), dtype=bool))

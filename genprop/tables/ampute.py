@@ -65,7 +65,7 @@ def hide(table: Any, mask: Mask) -> Any:
     array([[nan,  2.]])
     """
     if not hasattr(table, "columns"):
-        array = np.asarray(table)
+        array = np.asarray(unmasked(table))
         if array.dtype.kind in "biu":
             array = array.astype(float)
         nothing: Any = np.nan if array.dtype.kind == "f" else None
@@ -80,11 +80,23 @@ def hide(table: Any, mask: Mask) -> Any:
     return hidden
 
 
+def unmasked(X: Any) -> Any:
+    """What a masked array shows, with NaN (or None) where it shows nothing; all else as it is.
+
+    >>> unmasked(np.ma.array([1, 2], mask=[True, False]))
+    array([nan,  2.])
+    """
+    if not isinstance(X, np.ma.MaskedArray):
+        return X
+    mask = np.ma.getmaskarray(X)
+    return hide(X.data, mask) if mask.any() else X.data
+
+
 def _standardised(table: Any) -> tuple[Numbers, Mask]:
     """Each column's numbers or codes of categories, with mean 0 and spread 1; what is seen."""
     import pandas as pd
 
-    frame = pd.DataFrame(table)
+    frame = pd.DataFrame(unmasked(table))
     columns = [_numbers(frame.iloc[:, number]) for number in range(frame.shape[1])]
     x = np.stack(columns, 1)
     seen = ~np.isnan(x)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from genprop.tables.ampute import hide, holes
+from genprop.tables.ampute import hide, holes, unmasked
 from genprop.tables.calibration import Calibration, calibration
 
 
@@ -28,4 +28,4 @@ def evaluate_hidden(
     """
     mask = holes(X, rate, mechanism, random_state)
     drawn = model.impute(hide(X, mask), draws=draws, random_state=random_state, **how)
-    return calibration(X, drawn, mask)
+    return calibration(unmasked(X), drawn, mask)

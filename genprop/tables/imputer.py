@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from genprop.encoding import missing_cells
 from genprop.estimator import GenProp
 from genprop.progress import Progress
+from genprop.tables.ampute import unmasked
 from genprop.tables.imputation import How
 from genprop.tables.imputed import Imputed, impute_by
 
@@ -179,6 +180,7 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
 
     def _check(self, X: Any, reset: bool) -> Any:
         """The rows, checked as scikit-learn does; tables of many types are so by the model."""
+        X = unmasked(X)
         if hasattr(X, "columns"):
             validate_data(self, X, reset=reset, skip_check_array=True)
             return X

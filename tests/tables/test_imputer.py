@@ -232,3 +232,25 @@ def test_on_a_terminal_models_of_other_processes_are_counted(monkeypatch, capfd)
     ends = [member.history_["train"].iloc[-1] for member in imputer.models_]
     assert [row["train"] for row in told] == ends
     assert "models" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [float, int, object])
+def test_a_masked_array_says_what_nan_says(kind: type) -> None:
+    """And what lies under the mask is never read."""
+    rng = np.random.default_rng(0)
+    shown, mask = rng.integers(0, 3, (40, 3)).astype(kind), rng.random((40, 3)) < 0.3
+    masked = np.ma.array(np.where(mask, 10**6, shown), mask=mask)
+    holes = np.where(mask, None if kind is object else np.nan, shown)
+    model = GenProp((2,), epochs=1, visible="columns", random_state=0, verbose=0)
+    wholes = [model.fit(X).impute(X, draws=2) for X in (masked, holes)]
+    np.testing.assert_array_equal(*wholes)
+    assert type(wholes[0]) is np.ndarray
+    of_parts = [model.fit({"a": X}).impute({"a": X})["a"] for X in (masked, holes)]
+    np.testing.assert_array_equal(*of_parts)
+    if kind is float:
+        imputer = GenPropImputer(settings={"epochs": 1}, members=1, random_state=0)
+        np.testing.assert_array_equal(imputer.fit_transform(masked), imputer.fit_transform(holes))
+        told = [model.fit(X).log_likelihood(X, given=~mask).log_prob for X in (masked, holes)]
+        np.testing.assert_array_equal(*told)
+        found = [evaluate_hidden(imputer, X, draws=3, random_state=0) for X in (masked, holes)]
+        assert found[0].mean("crps") == found[1].mean("crps")
