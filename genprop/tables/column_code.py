@@ -1,5 +1,6 @@
 """One column of a table as numbers for a model, and back in the type that it had."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
@@ -13,7 +14,6 @@ from genprop.tables.column_choice import NUMBERS, Choice, is_whole, logit
 
 SHOWN = 5
 DAY = 86_400.0  # seconds
-FARTHEST = 700.0  # of exp
 NODES = 16  # of the quadrature of a bent mean
 PLAIN = (bool, int, float, str)
 
@@ -94,7 +94,8 @@ class ColumnCode:
 
         if self.kind not in NUMBERS:
             return self._typed(self._picked(values))
-        numbers = self._straight(values[:, 0])
+        element = torch.as_tensor(values[:, 0], dtype=torch.float64)
+        numbers = np.asarray(self.unbend(element))
         must = pd.api.types.is_integer_dtype(self._pandas_type) or self._is_time
         if self.whole and (must or not exact):
             numbers = np.round(numbers / self.whole) * self.whole
@@ -127,11 +128,14 @@ class ColumnCode:
         return total
 
     def unbend(self, element: Tensor) -> Tensor:
-        """The number from zero on, or the proportion, of an element."""
+        """The number of an element."""
         z = element * self.scale + self.loc
         if self.kind == "proportion":
             return z.sigmoid()
-        x = z.clamp(max=80).exp()
+        if self.kind not in ("positive", "hurdle"):
+            return z
+        # so far below the largest number that many can be added
+        x = z.clamp(max=math.log(torch.finfo(z.dtype).max) - 8).exp()
         return x.masked_fill(is_zero(element), 0) if self.kind == "hurdle" else x
 
     def bend(self, x: Tensor) -> Tensor:
@@ -203,17 +207,6 @@ class ColumnCode:
         if self.kind in ("positive", "hurdle"):
             return np.log(x, out=np.full(len(x), -np.inf), where=x > 0)
         return logit(x) if self.kind == "proportion" else x
-
-    def _straight(self, element: Values) -> Values:
-        z = element * self.scale + self.loc
-        if self.kind in ("positive", "hurdle"):
-            x = np.exp(np.minimum(z, FARTHEST))
-            if self.kind == "hurdle":
-                x[is_zero(torch.as_tensor(element)).numpy()] = 0.0
-            return np.asarray(x)
-        if self.kind == "proportion":
-            return np.asarray(0.5 * (1 + np.tanh(0.5 * z)))
-        return z
 
     def _moments(self, z: Values) -> tuple[float, float]:
         z = z[np.isfinite(z)]
