@@ -19,6 +19,7 @@ from genprop.posterior import Posterior
 from genprop.prior import DensityPrior
 from genprop.resampling import picked, resampled
 from genprop.samplers.gibbs import Gibbs
+from genprop.tables.missingness import DRAWS
 from genprop.tables.not_at_random import COMPLETIONS, explains_holes, weigh_whole_rows
 from genprop.tables.row_noise import RowNoise, distinct, keys_of
 from genprop.unseen import Law, unseen
@@ -194,7 +195,8 @@ def _parts(
     """
     chains = max(how.draws, FEWEST_CHAINS)
     effort = max(how.samples, chains)
-    most = min(ROWS, PATHS // effort, rows_at_once(model, effort))
+    kept = effort * DRAWS if explains_holes(model) else effort
+    most = min(ROWS, PATHS // effort, rows_at_once(model, kept))
     size = distinct(max(2, most), _other_sizes(model, how) | {chains})
     for start in range(0, batch.rows, size - 1):
         index = torch.arange(start, start + size).clamp(max=batch.rows - 1).to(keys.device)
