@@ -11,7 +11,7 @@ time   seconds to fit and to fill against rows and columns, synthetic.
 
 Settings are those that GenPropImputer chooses; none is tuned on hidden cells. Rows of the file that
 ``--json`` names are kept where they are not measured anew, so that parts (``--only``, ``--table``,
-``--imputer``) come together in it.
+``--rate``, ``--imputer``) come together in it.
 """
 
 import argparse
@@ -246,6 +246,7 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
         )
     tables, imputers = arguments.table, arguments.imputer
     jobs = [job for job in jobs if not tables or job.table in tables]
+    jobs = [job for job in jobs if not arguments.rate or job.rate in arguments.rate]
     return [job for job in jobs if not imputers or job.imputer in imputers]
 
 
@@ -353,6 +354,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--seeds", type=int, default=3, metavar="N", help="masks of each table")
     made.add_argument("--only", action="append", choices=SECTIONS, help="a section (repeatable)")
     made.add_argument("--table", action="append", metavar="NAME", help="a table (repeatable)")
+    made.add_argument(
+        "--rate", action="append", type=float, help="a share of hidden cells (repeatable)"
+    )
     made.add_argument("--imputer", action="append", metavar="NAME", help="an imputer (repeatable)")
     return report.parse(made, argv)
 

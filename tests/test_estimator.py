@@ -253,7 +253,7 @@ def test_bad_data_is_refused_in_a_sentence(X, message):
         ({"hide": 2.0}, "probability"),
         ({"clip": 0.0}, "clip must be"),
         ({"patience": 0}, "patience must be"),
-        ({"validation": 1.0}, "share of rows"),
+        ({"validation": 1.0}, "share held out"),
         ({"activation": "magic"}, "activation must be"),
         ({"device": "abacus"}, "device must be"),
     ],
