@@ -58,7 +58,7 @@ EXPLAINED = {
     not_at_random.KNOWN: "mnar-above",
     not_at_random.NET: "mnar-net",
 }
-AT_RANDOM = ("mean", "MICE", POOLED, "missForest", MICEFOREST, MIWAE, GENPROP)
+AT_RANDOM = ("mean", "MICE", POOLED, "missForest", MICEFOREST, HYPERIMPUTE, MIWAE, GENPROP)
 MIXED = ("mean", "MICE", POOLED, "missForest", MICEFOREST, HYPERIMPUTE, GENPROP)
 MIXED_DRAWS = 20
 KINDS = {"cat": "category", "ordinal": "ordered"}
