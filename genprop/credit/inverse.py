@@ -15,23 +15,27 @@ class Inverse(nn.Module):
 
     The unit is that of the layer below, and the second form that of a residual block; V is a
     matrix, or a transposed convolution, which fills pooled squares evenly. Of signs only the sign
-    of h comes down, as it goes up; of stochastic units the probability.
+    of h comes down, as it goes up, unless the way back is graded; of stochastic units the
+    probability.
 
     Args:
         block: what is inverted; shapes, residual path and kernel are its own.
         unit: of the layer below.
         shape: of the layer below, where that is not the block's own, flat as a matrix takes it.
+        graded: whether of signs the value comes down.
 
     >>> Inverse(Block((3, 4, 4), 5, kernel=3, pool="max"), "tanh")(torch.zeros(2, 5, 2, 2)).shape
     torch.Size([2, 3, 4, 4])
     """
 
-    def __init__(self, block: Block, unit: str, shape: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self, block: Block, unit: str, shape: tuple[int, ...] | None = None, graded: bool = False
+    ) -> None:
         super().__init__()
         self.shape = shape or block.shape
         self.unit = "identity" if block.residual else unit
         # a difference of two draws would be noise
-        self.sends = "sign" if UNITS[block.unit].sends == "sign" else "value"
+        self.sends = "sign" if UNITS[block.unit].sends == "sign" and not graded else "value"
         self.kernel, self.pool = block.kernel, block.pool
         self.residual, self.scale = block.residual, block.scale if block.residual else 1.0
         start = block.fresh()
@@ -59,17 +63,18 @@ class Inverses(nn.Module):
     Args:
         network: whose blocks are inverted.
         top: whether the output layer has an inverse too.
+        graded: as of ``Inverse``.
 
     >>> len(Inverses(CreditNetwork.build(4, (3, 3), 2)))
     1
     """
 
-    def __init__(self, network: CreditNetwork, top: bool = False) -> None:
+    def __init__(self, network: CreditNetwork, top: bool = False, graded: bool = False) -> None:
         super().__init__()
         blocks = network.layers
         last = len(blocks) if top else len(blocks) - 1
         self.maps = nn.ModuleList(
-            Inverse(blocks[level], blocks[level - 1].unit, blocks[level - 1].out_shape)
+            Inverse(blocks[level], blocks[level - 1].unit, blocks[level - 1].out_shape, graded)
             for level in range(1, last)
         )
 

@@ -41,6 +41,8 @@ class TargetPropagation(PreparedRule):
         step: η, on each row's own cost.
         rounds: updates of the inverses before each update of the network.
         iterations: steps towards the inverse, of ``"difference"`` only.
+        graded: whether targets of sign units come down as values, which small steps move, in place
+            of signs, which they hardly turn.
 
     Raises:
         ValueError: an unknown name, or a number that makes no sense.
@@ -59,6 +61,7 @@ class TargetPropagation(PreparedRule):
         step: float = 0.1,
         rounds: int = 1,
         iterations: int = 1,
+        graded: bool = False,
     ) -> None:
         super().__init__()
         self.reconstruction = reconstruction or Reconstruction()
@@ -66,7 +69,7 @@ class TargetPropagation(PreparedRule):
         self.rule, self.start, self.step = rule, start, step
         self.rounds, self.iterations = rounds, iterations
         _check(self)
-        self.inverses = Inverses(network, top=start == "output")
+        self.inverses = Inverses(network, start == "output", graded)
 
     def check(self, network: CreditNetwork) -> None:
         self.inverses.check(network)

@@ -241,6 +241,25 @@ def test_an_inverse_of_the_same_weights_is_the_transpose(pool: str) -> None:
     torch.testing.assert_close((block(h) * v).sum(), (inverse(v) * h).sum())
 
 
+@pytest.mark.parametrize("graded", [False, True])
+def test_small_steps_move_graded_targets_and_turn_no_sign(graded: bool) -> None:
+    """As η → 0, (ĥ_1 - h_1) / η is J_G times the derivative at h_2, or 0 where signs come down."""
+    network = zoo.network("sign")
+    x, y = zoo.data(network, rows=20)
+    step = 1e-6
+    rule = TargetPropagation(network, step=step, graded=graded).double()
+    path = network.path(x)
+    targets = rule.targets(network, path, y)
+    top = len(path) - 2
+    slope = (targets[top] - path[top]) / step
+    wanted = slope
+    for layer in range(top, 1, -1):
+        wanted = torch.autograd.functional.jvp(rule.inverses[layer], path[layer], wanted)[1]
+    found = (targets[1] - path[1]) / step
+    assert slope.abs().max() > 0.01
+    torch.testing.assert_close(found, wanted if graded else 0 * wanted, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("unit", ["sign", "bernoulli"])
 def test_discrete_networks_learn_three_blobs(unit: str) -> None:
     torch.manual_seed(0)
