@@ -3,7 +3,8 @@
 Perceptrons of 6 layers of 256 tanh units (the two energy-based and two goodness-based rules on
 networks of their own, named so), networks of signs and of stochastic units, and residual networks
 of width 32 and depth 32. MNIST from a folder's mnist.npz; Fashion-MNIST from the folder of its four
-idx files. 10,000 rows of the training set are for validation; test rows are seen once.
+idx files; CIFAR-10 from that of its binary files, for contenders of its own (``credit_images``).
+10,000 rows of the training set are for validation; test rows are seen once.
 
 accuracy    of test rows, percent; a stochastic network is asked 20 times
 angle       degrees between the update and back-propagation's, mean over hidden layers
@@ -29,8 +30,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import report
-from benchmarks.credit_rules import CONTENDERS, PERCEPTRONS, THIN, Contender
+from benchmarks import credit_images, report
+from benchmarks.credit_images import CIFAR, IMAGES
+from benchmarks.credit_rules import DISCRETE, PERCEPTRONS, THIN, Contender
 from benchmarks.memory import peak_allocated
 from benchmarks.pool import run_all
 from genprop.credit.measure import agreement
@@ -40,6 +42,7 @@ from genprop.credit.train import CreditTrainer, evaluate
 from genprop.seeds import seeded
 
 MNIST, FASHION = "MNIST", "Fashion-MNIST"
+CONTENDERS = {**PERCEPTRONS, **DISCRETE, **THIN, **IMAGES}
 VALIDATION, PASSES = 10_000, 20
 FACTORS = (0.3, 1.0, 3.0)
 COLUMNS = {
@@ -63,7 +66,7 @@ class Job(NamedTuple):
     """One training run.
 
     Attributes:
-        data: MNIST or Fashion-MNIST.
+        data: MNIST, Fashion-MNIST or CIFAR-10.
         rule: the contender.
         seed: of weights, order and noise.
         epochs: at most.
@@ -120,6 +123,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; without folders a quick run has seeded noise for data."""
     made = report.parser("credit", __doc__)
     made.add_argument("--fashion", type=Path, metavar="DIR", help="folder of Fashion-MNIST's files")
+    made.add_argument("--cifar", type=Path, metavar="DIR", help="folder of CIFAR-10's binary files")
     made.add_argument("--only", action="append", metavar="TEXT", help="rules with it in their name")
     made.add_argument("--seeds", type=int, default=5, help="how many (default 5)")
     made.add_argument("--epochs", type=int, default=30, help="of each run (default 30)")
@@ -135,10 +139,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = report.parse(made, argv)
     if arguments.quick:
         arguments.seeds, arguments.epochs, arguments.rows = 1, 1, 200
-    if arguments.data is None and arguments.fashion is None and not arguments.quick:
-        made.error("--data DIR (of mnist.npz) or --fashion DIR is needed")
-    if not report.named(CONTENDERS, arguments.only):
-        made.error(f"no rule has any of {arguments.only} in its name")
+    if not _folders(arguments) and not arguments.quick:
+        made.error("--data DIR (of mnist.npz), --fashion DIR or --cifar DIR is needed")
+    if not list(of_seed(arguments, 0)):
+        made.error(f"no rule for these data has any of {arguments.only} in its name")
     return arguments
 
 
@@ -149,14 +153,21 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
 
 def of_seed(arguments: argparse.Namespace, seed: int) -> Iterator[Job]:
     """The thin residual networks see one epoch, of Fashion-MNIST where it is there."""
-    folders = {MNIST: arguments.data, FASHION: arguments.fashion}
-    data = [name for name, folder in folders.items() if folder is not None] or [MNIST]
+    folders = _folders(arguments) or dict.fromkeys((MNIST, CIFAR))
+    grey = [name for name in folders if name != CIFAR]
     for rule in report.named(CONTENDERS, arguments.only):
-        for name in data[-1:] if rule in THIN else data:
+        own = [CIFAR] if CIFAR in folders else []
+        for name in own if rule in IMAGES else grey[-1:] if rule in THIN else grey:
             epochs = 1 if rule in THIN else arguments.epochs
             limits = (arguments.minutes, arguments.rows)
             more = (folders[name], 200 if arguments.quick else None)
             yield Job(name, rule, seed, epochs, *limits, *more)
+
+
+def _folders(arguments: argparse.Namespace) -> dict[str, Path | None]:
+    """Those that were given, by the data they hold."""
+    given = {MNIST: arguments.data, FASHION: arguments.fashion, CIFAR: arguments.cifar}
+    return {name: folder for name, folder in given.items() if folder is not None}
 
 
 def rates(arguments: argparse.Namespace) -> list[Job]:
@@ -183,15 +194,18 @@ def _rate(rule: str, best: Mapping[str, float]) -> float:
 
 
 def load(job: Job) -> Digits:
-    """784 elements within [0, 1] a row, and classes."""
+    """Rows, of digits and clothes 784 elements within [0, 1], and classes."""
     if job.folder is None:
         generator = torch.Generator().manual_seed(0)
-        x = torch.rand(1700, 784, generator=generator)
+        shape = credit_images.SHAPE if job.data == CIFAR else (784,)
+        x = torch.rand(1700, *shape, generator=generator)
         y = torch.randint(10, (1700,), generator=generator)
         seen, unseen = (x[:1500], y[:1500]), (x[1500:], y[1500:])
     elif job.data == MNIST:
         with np.load(job.folder / "mnist.npz") as arrays:
             seen, unseen = (_rows(arrays[f"x_{k}"], arrays[f"y_{k}"]) for k in ("train", "test"))
+    elif job.data == CIFAR:
+        seen, unseen = credit_images.read(job.folder)
     else:
         seen, unseen = (_rows(*_idx(job.folder, kind)) for kind in ("train", "t10k"))
     most = len(seen[0]) - min(VALIDATION, len(seen[0]) // 6)
@@ -199,7 +213,8 @@ def load(job: Job) -> Digits:
         (seen[0][part], seen[1][part]) for part in (slice(most), slice(most, None))
     )
     counts = zip((train, validation, unseen), (job.rows, job.judged, job.judged), strict=True)
-    return Digits(*((x[:count], y[:count]) for (x, y), count in counts))
+    take = CONTENDERS[job.rule].rows
+    return Digits(*((take(x[:count]), y[:count]) for (x, y), count in counts))
 
 
 def _rows(images: np.ndarray, classes: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -220,7 +235,9 @@ def _idx(folder: Path, kind: str) -> tuple[np.ndarray, np.ndarray]:
 def start(job: Job) -> tuple[Digits, Contender, CreditNetwork, CreditRule, CreditTrainer]:
     """What a run is made of, nothing trained yet."""
     digits, contender = load(job), CONTENDERS[job.rule]
-    network = contender.network(784, 10)
+    if job.judged is not None:
+        contender = contender.small()
+    network = contender.network(tuple(digits.train[0].shape[1:]), 10)
     trainer = contender.trainer(job.epochs, job.minutes, job.factor)
     return digits, contender, network, contender.rule(network), trainer
 

@@ -1,15 +1,18 @@
 """The contenders of ``benchmarks.credit``: each rule, its network, settings, published row."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from genprop.credit.alignment import DirectFeedbackAlignment, FeedbackAlignment
 from genprop.credit.associated import AssociatedLearning
 from genprop.credit.backprop import BackPropagation
+from genprop.credit.block import Block
 from genprop.credit.broadcast import ScoreBroadcast
 from genprop.credit.covariance import CovarianceGoodness
 from genprop.credit.equilibrium import EquilibriumPropagation
@@ -36,10 +39,12 @@ class Contender:
         rule: makes the rule for a network.
         lr: learning rate of the network.
         widths: of the hidden layers.
+        channels: of convolutions of 3 x 3, each pooled, in place of hidden layers.
         unit: of these.
         cost: of the output.
         feedback: learning rate of the rule's own weights; None takes ``lr``.
         settings: of the trainer beside these.
+        rates: factor on the learning rate of each layer, None for 1.
         epochs: of the rule's own weights alone, first.
         residual: whether hidden layers are residual.
         last: unit of the output.
@@ -50,28 +55,46 @@ class Contender:
     rule: Callable[[CreditNetwork], CreditRule]
     lr: float
     widths: tuple[int, ...] = DEEP
+    channels: tuple[int, ...] = ()
     unit: str = "tanh"
     cost: str = "cross-entropy"
     feedback: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    rates: tuple[float, ...] | None = None
     warmup: int = 0
     residual: bool = False
     last: str = "identity"
     published: dict[str, float] = field(default_factory=dict)
     source: str = ""
 
-    def network(self, inputs: int, outputs: int) -> CreditNetwork:
-        """A fresh network."""
-        return CreditNetwork.build(
-            inputs, self.widths, outputs, self.unit, self.cost, self.residual, self.last
-        )
+    def network(self, shape: tuple[int, ...], outputs: int) -> CreditNetwork:
+        """A fresh network for rows of this shape."""
+        if not self.channels:
+            return CreditNetwork.build(
+                math.prod(shape), self.widths, outputs, self.unit, self.cost, self.residual,
+                self.last,
+            )  # fmt: skip
+        blocks: list[Block] = []
+        for channels in self.channels:
+            blocks.append(Block(shape, channels, self.unit, kernel=3, pool="max"))
+            shape = blocks[-1].out_shape
+        output = Block((math.prod(shape),), outputs, self.last)
+        return CreditNetwork([*blocks, output], self.cost)
+
+    def small(self) -> "Contender":
+        """The same with few channels, for a run that is only to be seen to work."""
+        return replace(self, channels=tuple(max(2, count // 32) for count in self.channels))
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Rows as the network takes them: flat, if it has no convolution."""
+        return x if self.channels else x.flatten(1)
 
     def trainer(self, epochs: int, minutes: float, factor: float = 1.0) -> CreditTrainer:
         """How it is trained, the network's learning rate times a factor."""
         common: dict[str, Any] = {"batch_size": 100, "schedule": "cosine", "device": "auto"}
         how = Trainer(epochs=epochs, lr=self.lr * factor, **{**common, **self.settings})
         own = Trainer(lr=self.feedback, **common) if self.feedback else None
-        return CreditTrainer(how, own, warmup=self.warmup, minutes=minutes)
+        return CreditTrainer(how, own, self.rates, self.warmup, minutes)
 
 
 def back_propagation(network: CreditNetwork) -> CreditRule:
@@ -83,7 +106,8 @@ def _published(mnist: float, fashion: float) -> dict[str, Any]:
     return {"published": {"MNIST": mnist, "Fashion-MNIST": fashion}, "source": CCL}
 
 
-def _targets(network: CreditNetwork, loss: str, noise: float, **settings: Any) -> CreditRule:
+def targets(network: CreditNetwork, loss: str, noise: float, **settings: Any) -> CreditRule:
+    """Target propagation, its inverses learned by this loss."""
     decay = settings.pop("decay", 0.0)
     return TargetPropagation(network, Reconstruction(loss, noise, decay), **settings)
 
@@ -94,22 +118,22 @@ PERCEPTRONS: dict[str, Contender] = {
     "BP": Contender(back_propagation, 1e-3, **_published(98.19, 89.58)),
     "FA": Contender(FeedbackAlignment, 1e-3, **_published(96.96, 87.38)),
     "DFA": Contender(DirectFeedbackAlignment, 1e-3, **_published(97.27, 87.35)),
-    "DTP": Contender(partial(_targets, loss="noise", noise=0.3), 1e-3, feedback=3e-3, warmup=1),
+    "DTP": Contender(partial(targets, loss="noise", noise=0.3), 1e-3, feedback=3e-3, warmup=1),
     "DTP, iterated": Contender(
-        partial(_targets, loss="noise", noise=0.3, iterations=3), 1e-3, feedback=3e-3, warmup=1
+        partial(targets, loss="noise", noise=0.3, iterations=3), 1e-3, feedback=3e-3, warmup=1
     ),
     "TP": Contender(
-        partial(_targets, loss="noise", noise=0.3, rule="plain"), 1e-3, feedback=3e-3, warmup=1
+        partial(targets, loss="noise", noise=0.3, rule="plain"), 1e-3, feedback=3e-3, warmup=1
     ),
     "DRL": Contender(
-        partial(_targets, loss="output", noise=0.1, decay=1e-4, start="output"),
+        partial(targets, loss="output", noise=0.1, decay=1e-4, start="output"),
         1e-3,
         feedback=1e-3,
         warmup=1,
         **_published(93.05, 83.40),
     ),
     "L-DRL": Contender(
-        partial(_targets, loss="jacobian", noise=0.1, start="output", rounds=2),
+        partial(targets, loss="jacobian", noise=0.1, start="output", rounds=2),
         1e-3,
         feedback=1e-3,
         warmup=1,
@@ -147,18 +171,17 @@ PERCEPTRONS: dict[str, Contender] = {
     ),
 }
 DISCRETE: dict[str, Contender] = {
-    # small steps hardly turn a sign
     "sign, DTP": Contender(
-        partial(_targets, loss="noise", noise=0.5, step=5.0),
-        1e-3,
-        widths=(500, 500),
+        partial(targets, loss="noise", noise=0.5, graded=True),
+        3e-3,
+        widths=(1000, 1000),
         unit="sign",
         feedback=1e-3,
         settings={"optimizer": "rmsprop"},
     ),
-    "sign, straight-through": Contender(back_propagation, 1e-3, widths=(500, 500), unit="sign"),
+    "sign, straight-through": Contender(back_propagation, 1e-3, widths=(1000, 1000), unit="sign"),
     "bernoulli, DTP": Contender(
-        partial(_targets, loss="noise", noise=0.3),
+        partial(targets, loss="noise", noise=0.3),
         1e-3,
         widths=(200, 200),
         unit="bernoulli",
@@ -191,4 +214,3 @@ THIN: dict[str, Contender] = {
         **RESIDUAL,
     ),
 }
-CONTENDERS = {**PERCEPTRONS, **DISCRETE, **THIN}

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[2]))  # run from the checkout, never installed
 
-from benchmarks import credit, report
-from benchmarks.credit_rules import CONTENDERS, PERCEPTRONS, THIN
+from benchmarks import credit, credit_images, report
+from benchmarks.credit import CONTENDERS
+from benchmarks.credit_images import CIFAR, IMAGES
+from benchmarks.credit_rules import PERCEPTRONS, THIN
+from genprop.credit.equilibrium import EquilibriumPropagation
 from genprop.credit.network import CreditNetwork
 
 JOB = credit.Job(credit.MNIST, "BP", 0, 1, float("inf"), 200, None)
@@ -23,7 +27,8 @@ JOB = credit.Job(credit.MNIST, "BP", 0, 1, float("inf"), 200, None)
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_every_rule_fits_its_network(name: str) -> None:
     contender = replace(CONTENDERS[name], widths=(8,) * min(len(CONTENDERS[name].widths), 6))
-    network = contender.network(12, 4)
+    contender = replace(contender.small(), rates=contender.rates)
+    network = contender.network((3, 32, 32), 4)
     assert isinstance(network, CreditNetwork)
     contender.rule(network).check(network)
     assert contender.trainer(1, 1.0, 0.5).how.lr == 0.5 * contender.lr
@@ -35,14 +40,20 @@ def test_a_plan_can_be_split() -> None:
     some = credit.plan(credit.parse(["--data", "x", "--only", "DTP", "--seeds", "2"]))
     assert {job.rule for job in some} == {"DTP"}
     parts = credit.plan(credit.parse(["--data", "x", "--only", "EP"]))
-    assert {job.rule for job in parts} == {n for n in CONTENDERS if "EP" in n}
+    assert {job.rule for job in parts} == {n for n in PERCEPTRONS if "EP" in n}
     assert {job.seed for job in some} == {0, 1}
     both = credit.plan(credit.parse(["--data", "x", "--fashion", "y", "--seeds", "1"]))
     assert {job.data for job in both if job.rule in PERCEPTRONS} == {credit.MNIST, credit.FASHION}
     assert {job.data for job in both if job.rule in THIN} == {credit.FASHION}
     assert all(job.epochs == 1 for job in both if job.rule in THIN)
+    assert not {job.rule for job in both} & set(IMAGES)
+    images = credit.plan(credit.parse(["--cifar", "z", "--seeds", "1"]))
+    assert {(job.data, job.rule) for job in images} == {(CIFAR, name) for name in IMAGES}
+    for words in (["--quick"], ["--data", "x"]):
+        with pytest.raises(SystemExit):
+            credit.parse([*words, "--only", "nothing of that name"])
     with pytest.raises(SystemExit):
-        credit.parse(["--quick", "--only", "nothing of that name"])
+        credit.parse(["--data", "x", "--only", "conv"])
     with pytest.raises(SystemExit):
         credit.parse([])
 
@@ -112,3 +123,36 @@ def test_fashion_is_read_from_its_files(tmp_path: Path) -> None:
     assert [len(part[0]) for part in digits] == [10, 2, 12]
     torch.testing.assert_close(digits.test[0][3], torch.from_numpy(images[3]).flatten() / 255.0)
     assert digits.validation[1].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", [n for n in IMAGES if n.startswith("conv")])
+def test_convolutions_run_on_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "EP" in name:  # hundreds of steps take a minute
+        quick = partial(EquilibriumPropagation, "centred", 1.0, 10, 3, 0.5, readout=True)
+        monkeypatch.setitem(
+            CONTENDERS, name, replace(CONTENDERS[name], rule=lambda network: quick())
+        )
+    run = credit.train(JOB._replace(data=CIFAR, rule=name, judged=20, rows=130))
+    assert 0 <= run["accuracy"] <= 100
+    hidden = range(1, 1 + len(CONTENDERS[name].channels))
+    assert {f"layer.{number}" for number in hidden} - {"layer.1"} <= set(run["angles"])
+
+
+def test_coloured_images_are_read_from_their_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    records = rng.integers(0, 256, (6, 4, 3073), dtype=np.uint8)
+    records[:, :, 0] %= 10
+    names = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
+    for name, part in zip(names, records, strict=True):
+        (tmp_path / name).write_bytes(part.tobytes())
+    digits = credit.load(JOB._replace(data=CIFAR, rule="conv, BP", folder=tmp_path))
+    assert [tuple(part[0].shape) for part in digits] == [(n, 3, 32, 32) for n in (17, 3, 4)]
+    assert digits.test[1].tolist() == records[5, :, 0].tolist()
+    green = records[5, 1, 1 + 1024 : 1 + 2048].reshape(32, 32) / 255.0
+    wanted = (green - credit_images.MEANS[1]) / credit_images.SCALES[1]
+    torch.testing.assert_close(digits.test[0][1, 1], torch.from_numpy(wanted).float())
+    flat = credit.load(JOB._replace(data=CIFAR, rule="4 x 1024, BP", folder=tmp_path))
+    assert flat.train[0].shape == (17, 3072)
+    (tmp_path / "test_batch.bin").write_bytes(b"123")
+    with pytest.raises(ValueError, match="records of 3073 bytes"):
+        credit_images.read(tmp_path)
