@@ -28,7 +28,7 @@ BOUNDS = ("elbo", "iwae", "dreg")
 class Backprop(Rule):
     r"""Descends a bound of -log P(x) by its gradient through all layers.
 
-    With log w_k = log P(x, h_k) - log Q(h_k | x), h_k ~ Q(h | x)::
+    Formula: with log w_k = log P(x, h_k) - log Q(h_k | x), h_k ~ Q(h | x), descend::
 
         elbo   - (1/K) Σ_k log w_k
         iwae   - log (1/K) Σ_k w_k
@@ -36,6 +36,10 @@ class Backprop(Rule):
                draws only, ŵ_k = w_k / Σ w
 
     Discrete layers pass their gradient straight through.
+
+    Local: nothing; the one term reaches all encoders, decoders and the prior. Transported: the
+    weights of every encoder and decoder, transposed. Cost: K forward and backward passes, about 3 K
+    passes. Memory: the graph of all layers, K times.
 
     Args:
         samples: paths K drawn for each row.

@@ -32,7 +32,7 @@ TARGETS = ("decoder", "difference", "long")
 class TargetPropagation(Rule):
     r"""Credit from the layer just above, as a target in the layer's own space.
 
-    For a path h_0 = x, h_1, …, h_L drawn from Q, and sg = held constant::
+    Formula: for a path h_0 = x, h_1, …, h_L drawn from Q, and sg = held constant, descend::
 
         layer l:  - log P(sg h_{l-1} | h_l) + log Q(h_l | sg h_{l-1}) - log P(h_l | sg h_{l+1})
         prior:    - log P(sg h_L)
@@ -43,6 +43,13 @@ class TargetPropagation(Rule):
     inference gap above the layer. With several samples, w_k ∝ P(path_k) / Q(path_k) weighs decoders
     and prior, and w_k² the reparameterised encoders (whose score is dropped); a discrete encoder
     descends -w_k log Q(h_l | sg h_{l-1}).
+
+    Local: a layer's term reaches its own encoder and decoder, the prior's term the prior.
+    Transported: no weight; the derivative of -log P(h_l | h_{l+1}) by h_l, which comes down one
+    layer and no further, and with several samples one number w_k a path. Cost: K forward passes of
+    encoders and decoders and their derivatives, about 3 K passes; other targets than decoders' take
+    a pass of the decoders more. Memory: with one sample and decoder targets two layers' graphs, at
+    any depth; else those of all layers, none of which reaches another.
 
     Args:
         samples: paths K drawn for each row; discrete layers need at least 2.

@@ -26,11 +26,17 @@ from genprop.stack import Path, joint_x
 class ReweightedWakeSleep(Rule):
     r"""Decoders learn from paths of Q, encoders from weighted paths of Q and from dreams of P.
 
-    With w_k ∝ P(path_k) / Q(path_k) over K paths from Q, all of them held constant::
+    Formula: with w_k ∝ P(path_k) / Q(path_k) over K paths from Q, all of them held constant,
+    descend::
 
         layer l:  - Σ_k w_k log P(h_{l-1} | h_l)
                   - ½ [ Σ_k w_k log Q(h_l | h_{l-1})  +  log Q(h_l | h_{l-1}) on a path from P ]
         prior:    - Σ_k w_k log P(h_L)
+
+    Local: a layer's term reaches its own encoder and decoder, the prior's term the prior.
+    Transported: no weight and no derivative; one number w_k a path. Cost: K forward passes of
+    encoders and decoders and their derivatives, about 3 K passes, and 3 for the dreams. Memory: all
+    layers' graphs, none of which reaches another.
 
     Args:
         samples: paths K drawn for each row, at least 2.
