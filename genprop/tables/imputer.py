@@ -21,6 +21,7 @@ from genprop.tables.imputed import Imputed, impute_by
 UPDATES = 8000  # of the optimizer for a model alone, about
 MEMBER_UPDATES = 3400  # for each of several
 SMALL = 10_000  # rows, up to which mini-batches are small
+SIDES = ("mnar", "mnar-above", "mnar-below")
 MEMBERS = ((1000, 5), (SMALL, 3))  # up to so many rows, how many models
 
 
@@ -38,7 +39,9 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
             ones), or one draw, by ``"sir"``, ``"gibbs"`` or ``"auto"``.
         visible: as of ``GenProp``: families of columns are chosen by what they hold, or by you.
         missing: as of ``GenProp``: ``"mar"``, or ``"mnar"`` where cells are missing by their own
-            values, which is then modelled, too.
+            values, which is then modelled, too. Local optima have large and small values change
+            places: so the first model is also fitted as ``"mnar-above"`` and ``"mnar-below"``, and
+            all are of the kind under which values and holes are likeliest.
         samples: importance samples of a mean; paths of which a draw is one.
         add_indicator: whether columns follow that say where cells were missing, one for each column
             that had holes in fit.
@@ -115,7 +118,11 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
         chosen = table_settings(rows, columns, count, self.missing)
         self.settings_ = {**chosen, **own, **(self.settings or {})}
         seeds = _seeds(self.settings_["random_state"], count)
-        self.models_ = self._fitted([{**self.settings_, "random_state": s} for s in seeds], X)
+        members = [{**self.settings_, "random_state": seed} for seed in seeds]
+        self.models_ = self._likeliest(members[0], X) if self._is_open else []
+        kind = {"missing": self.models_[0].missing} if self.models_ else {}
+        self.settings_ |= kind
+        self.models_ += self._fitted([m | kind for m in members[len(self.models_) :]], X)
         self.model_ = self.models_[0]
         self.indicated_ = np.flatnonzero(_missing(X).any(0))
         return self
@@ -163,6 +170,16 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
             names = list(input_features)
         more = [f"missingindicator_{names[n]}" for n in self.indicated_ if self.add_indicator]
         return np.asarray([*names, *more], dtype=object)
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether data are to say on which side cells go missing."""
+        return bool(self.settings_["missing"] == SIDES[0])
+
+    def _likeliest(self, member: dict[str, Any], X: Any) -> list[GenProp]:
+        """The one model of these arguments, of all sides, whose loss was least at the end."""
+        found = self._fitted([member | {"missing": side} for side in SIDES], X)
+        return [min(found, key=_last_loss)]
 
     def _fitted(self, members: list[dict[str, Any]], X: Any) -> list[GenProp]:
         """A model for each of these arguments; those of other processes are told as they end."""
@@ -253,6 +270,12 @@ def table_settings(
 
 def _fitted(settings: dict[str, Any], X: Any) -> GenProp:
     return GenProp(**settings).fit(X)
+
+
+def _last_loss(model: GenProp) -> float:
+    """The mean over the last tenth of training, nats a row."""
+    losses = model.history_["train"]
+    return float(losses.tail(max(1, len(losses) // 10)).mean())
 
 
 def _seeds(random_state: Any, count: int) -> list[Any]:

@@ -229,6 +229,28 @@ def test_the_mean_of_a_self_masked_column_is_nearer_to_the_truth() -> None:
     assert abs(bias["mnar-above"]) < 0.5 * abs(bias["mar"]) + 0.03
 
 
+def test_an_imputer_takes_the_side_under_which_data_are_likeliest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a skewed column whose smaller, dense part is seen the rest looks smaller, too."""
+    rng = np.random.default_rng(0)
+    X = np.exp(0.8 * (rng.normal(size=(300, 1)) + 0.3 * rng.normal(size=(300, 3))))
+    holes = X.copy()
+    holes[X[:, 0] > np.median(X[:, 0]), 0] = np.nan
+    fitted: list[GenProp] = []
+    fit = GenProp.fit
+    monkeypatch.setattr(GenProp, "fit", lambda self, *data: fitted.append(self) or fit(self, *data))
+    settings = {"epochs": 30, "visible": "gaussian", "units": (16,)}
+    imputer = GenPropImputer(missing="mnar", settings=settings, members=2, random_state=0)
+    imputer.fit(holes)
+    assert [m.missing for m in fitted[:3]] == ["mnar", "mnar-above", "mnar-below"]
+    losses = [float(m.history_["train"].tail(3).mean()) for m in fitted[:3]]
+    best = fitted[int(np.argmin(losses))]
+    assert imputer.models_ == [best, fitted[3]]
+    assert {m.missing for m in imputer.models_} == {imputer.settings_["missing"]} == {best.missing}
+    assert best.missing != "mnar-below"
+
+
 def test_rows_alone_saving_and_refusals(tmp_path) -> None:
     holes = hidden_above(40, 1)[1]
     quick = {"hidden": (2,), "units": (4,), "epochs": 2, "verbose": 0, "random_state": 0}
