@@ -18,7 +18,6 @@ later parts that keep the same file.
 """
 
 import argparse
-import gzip
 import math
 import statistics
 import time
@@ -39,6 +38,7 @@ from genprop.credit.measure import agreement
 from genprop.credit.network import CreditNetwork
 from genprop.credit.rule import CreditRule, PreparedRule
 from genprop.credit.train import CreditTrainer, evaluate
+from genprop.idx import read_idx
 from genprop.seeds import seeded
 
 MNIST, FASHION = "MNIST", "Fashion-MNIST"
@@ -154,10 +154,9 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
 def of_seed(arguments: argparse.Namespace, seed: int) -> Iterator[Job]:
     """The thin residual networks see one epoch, of Fashion-MNIST where it is there."""
     folders = _folders(arguments) or dict.fromkeys((MNIST, CIFAR))
-    grey = [name for name in folders if name != CIFAR]
     for rule in report.named(CONTENDERS, arguments.only):
-        own = [CIFAR] if CIFAR in folders else []
-        for name in own if rule in IMAGES else grey[-1:] if rule in THIN else grey:
+        data = [name for name in folders if (name == CIFAR) == (rule in IMAGES)]
+        for name in data[-1:] if rule in THIN else data:
             epochs = 1 if rule in THIN else arguments.epochs
             limits = (arguments.minutes, arguments.rows)
             more = (folders[name], 200 if arguments.quick else None)
@@ -222,14 +221,11 @@ def _rows(images: np.ndarray, classes: np.ndarray) -> tuple[Tensor, Tensor]:
     return x, torch.from_numpy(classes.astype(np.int64))
 
 
-def _idx(folder: Path, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    found = []
-    for what, skip in (("images-idx3-ubyte", 16), ("labels-idx1-ubyte", 8)):
-        path = folder / f"{kind}-{what}.gz"
-        plain = path.with_suffix("")
-        raw = plain.read_bytes() if plain.exists() else gzip.decompress(path.read_bytes())
-        found.append(np.frombuffer(raw, np.uint8, offset=skip))
-    return found[0].reshape(-1, 28, 28), found[1]
+def _idx(folder: Path, kind: str) -> Iterator[np.ndarray]:
+    """The images and the classes of a part, gzipped or not."""
+    for what in ("images-idx3-ubyte", "labels-idx1-ubyte"):
+        plain = folder / f"{kind}-{what}"
+        yield read_idx(plain if plain.exists() else plain.with_suffix(".gz"))
 
 
 def start(job: Job) -> tuple[Digits, Contender, CreditNetwork, CreditRule, CreditTrainer]:

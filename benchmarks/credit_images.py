@@ -5,6 +5,7 @@ Ernoult and others (2022, five of them) and Laborieux and others (2021, four). W
 waits for days.
 """
 
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,18 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.credit_rules import (
-    PERCEPTRONS,
-    Contender,
-    back_propagation,
-    targets,
-)
+from benchmarks.credit_rules import PERCEPTRONS, Contender, back_propagation, targets
 from genprop.credit.alignment import DirectFeedbackAlignment, FeedbackAlignment
 from genprop.credit.associated import AssociatedLearning
 from genprop.credit.broadcast import ScoreBroadcast
 from genprop.credit.covariance import CovarianceGoodness
 from genprop.credit.equilibrium import EquilibriumPropagation
-from genprop.credit.network import CreditNetwork
 from genprop.credit.predictive import PredictiveCoding
 
 CIFAR = "CIFAR-10"
@@ -33,23 +28,16 @@ SHAPE = (3, 32, 32)
 # of each channel of the training images
 MEANS, SCALES = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 PUBLISHED = {"BP": 50.03, "FA": 45.76, "DFA": 42.86, "DRL": 42.09, "L-DRL": 42.19}
-DESCENT: dict[str, Any] = {
-    "optimizer": partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-4),
-    "batch_size": 128,
-}
-DEEP: dict[str, Any] = {
-    "channels": (128, 128, 256, 256, 512),
-    "widths": (),
-    "unit": "elu",
-    "settings": DESCENT,
-}
 
 
-def equilibrium(network: CreditNetwork) -> EquilibriumPropagation:
-    """Both signs of β, cross-entropy read out of the states."""
-    return EquilibriumPropagation("centred", 1.0, 250, 25, 0.5, readout=True)
+def descent(decay: float) -> dict[str, Any]:
+    """The trainer's settings of both papers, which differ in the weights' decay."""
+    optimizer = partial(torch.optim.SGD, momentum=0.9, weight_decay=decay)
+    return {"optimizer": optimizer, "batch_size": 128}
 
 
+NET: dict[str, Any] = {"channels": (128, 128, 256, 256, 512), "unit": "elu"}
+DEEP: dict[str, Any] = {**NET, "settings": descent(1e-4)}
 WIDE = {
     f"4 x 1024, {name}": replace(
         PERCEPTRONS[name],
@@ -78,21 +66,15 @@ CONVOLUTIONS: dict[str, Contender] = {
     ),
     "conv, PC": Contender(lambda network: PredictiveCoding(12, 0.2), 0.05, **DEEP),
     "conv, PC-ALM": Contender(lambda network: PredictiveCoding(12, 0.2, dual=1.0), 0.05, **DEEP),
-    "conv, AL": Contender(
-        lambda network: AssociatedLearning(network, 64), 1e-3, **{**DEEP, "settings": {}}
-    ),
-    "conv, covariance FF": Contender(CovarianceGoodness, 1e-3, **{**DEEP, "settings": {}}),
+    "conv, AL": Contender(lambda network: AssociatedLearning(network, 64), 1e-3, **NET),
+    "conv, covariance FF": Contender(CovarianceGoodness, 1e-3, **NET),
     "conv, EP, centred": Contender(
-        equilibrium,
+        lambda network: EquilibriumPropagation("centred", 1.0, 250, 25, 0.5, readout=True),
         0.25,
         channels=(128, 256, 512, 512),
-        widths=(),
         unit="clip",
         rates=(1.0, 0.6, 0.4, 0.32, 0.2),
-        settings={
-            "optimizer": partial(torch.optim.SGD, momentum=0.9, weight_decay=3e-4),
-            "batch_size": 128,
-        },
+        settings=descent(3e-4),
         published={CIFAR: 88.3},
         source="Laborieux and others, 2021: 4 convolutions, 120 epochs of images moved about",
     ),
@@ -114,7 +96,7 @@ def read(folder: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 def _records(path: Path) -> tuple[Tensor, Tensor]:
     """Images of mean 0 and standard deviation 1 in each channel, and classes."""
-    record = 1 + int(np.prod(SHAPE))
+    record = 1 + math.prod(SHAPE)
     raw = np.fromfile(path, np.uint8)
     if not len(raw) or len(raw) % record:
         raise ValueError(

@@ -45,7 +45,7 @@ class Contender:
         feedback: learning rate of the rule's own weights; None takes ``lr``.
         settings: of the trainer beside these.
         rates: factor on the learning rate of each layer, None for 1.
-        epochs: of the rule's own weights alone, first.
+        warmup: epochs of the rule's own weights alone, first.
         residual: whether hidden layers are residual.
         last: unit of the output.
         published: test accuracy in percent, by data.

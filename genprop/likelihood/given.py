@@ -11,7 +11,7 @@ from genprop.likelihood.estimate import Estimate
 from genprop.likelihood.methods import log_likelihood
 from genprop.model import Model
 from genprop.table import Raw
-from genprop.tables.ampute import hide, unmasked
+from genprop.tables.ampute import hide
 
 Raws = Mapping[str, Raw]
 
@@ -62,8 +62,7 @@ def given_rows(X: Any, given: Any) -> Any:
     array([[ 1., nan]])
     """
     if not isinstance(X, Mapping):
-        return _given(unmasked(X), given, "x")
-    X = {n: unmasked(x) for n, x in X.items()}
+        return _given(X, given, "x")
     if isinstance(given, Mapping):
         return {n: _given(x, given[n], n) if n in given else _blank(x) for n, x in X.items()}
     names = {given} if isinstance(given, str) else set(given)

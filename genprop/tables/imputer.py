@@ -119,10 +119,8 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
         self.settings_ = {**chosen, **own, **(self.settings or {})}
         seeds = _seeds(self.settings_["random_state"], count)
         members = [{**self.settings_, "random_state": seed} for seed in seeds]
-        self.models_ = self._likeliest(members[0], X) if self._is_open else []
-        kind = {"missing": self.models_[0].missing} if self.models_ else {}
-        self.settings_ |= kind
-        self.models_ += self._fitted([m | kind for m in members[len(self.models_) :]], X)
+        self.models_ = self._trained(members, X)
+        self.settings_["missing"] = self.models_[0].missing
         self.model_ = self.models_[0]
         self.indicated_ = np.flatnonzero(_missing(X).any(0))
         return self
@@ -171,15 +169,16 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
         more = [f"missingindicator_{names[n]}" for n in self.indicated_ if self.add_indicator]
         return np.asarray([*names, *more], dtype=object)
 
-    @property
-    def _is_open(self) -> bool:
-        """Whether data are to say on which side cells go missing."""
-        return bool(self.settings_["missing"] == SIDES[0])
+    def _trained(self, members: list[dict[str, Any]], X: Any) -> list[GenProp]:
+        """A model for each of these arguments; on which side cells go missing the first finds out.
 
-    def _likeliest(self, member: dict[str, Any], X: Any) -> list[GenProp]:
-        """The one model of these arguments, of all sides, whose loss was least at the end."""
-        found = self._fitted([member | {"missing": side} for side in SIDES], X)
-        return [min(found, key=_last_loss)]
+        It does so by the loss that it comes to at the end with each.
+        """
+        if members[0]["missing"] != SIDES[0]:
+            return self._fitted(members, X)
+        sides = self._fitted([members[0] | {"missing": side} for side in SIDES], X)
+        best = min(sides, key=_last_loss)
+        return [best, *self._fitted([m | {"missing": best.missing} for m in members[1:]], X)]
 
     def _fitted(self, members: list[dict[str, Any]], X: Any) -> list[GenProp]:
         """A model for each of these arguments; those of other processes are told as they end."""

@@ -3,9 +3,9 @@
 import gzip
 import json
 import math
+import struct
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,7 @@ JOB = credit.Job(credit.MNIST, "BP", 0, 1, float("inf"), 200, None)
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_every_rule_fits_its_network(name: str) -> None:
     contender = replace(CONTENDERS[name], widths=(8,) * min(len(CONTENDERS[name].widths), 6))
-    contender = replace(contender.small(), rates=contender.rates)
-    network = contender.network((3, 32, 32), 4)
+    network = contender.small().network((3, 32, 32), 4)
     assert isinstance(network, CreditNetwork)
     contender.rule(network).check(network)
     assert contender.trainer(1, 1.0, 0.5).how.lr == 0.5 * contender.lr
@@ -113,8 +112,9 @@ def test_fashion_is_read_from_its_files(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (12, 28, 28), dtype=np.uint8)
     classes = np.arange(12, dtype=np.uint8) % 10
     for kind in ("train", "t10k"):
-        for what, head, part in (("images-idx3", 16, images), ("labels-idx1", 8, classes)):
-            content = bytes(head) + part.tobytes()
+        for what, part in (("images-idx3", images), ("labels-idx1", classes)):
+            head = struct.pack(f">HBB{part.ndim}I", 0, 0x08, part.ndim, *part.shape)
+            content = head + part.tobytes()
             if kind == "train":
                 (tmp_path / f"{kind}-{what}-ubyte").write_bytes(content)
             else:
@@ -128,10 +128,9 @@ def test_fashion_is_read_from_its_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [n for n in IMAGES if n.startswith("conv")])
 def test_convolutions_run_on_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if "EP" in name:  # hundreds of steps take a minute
-        quick = partial(EquilibriumPropagation, "centred", 1.0, 10, 3, 0.5, readout=True)
-        monkeypatch.setitem(
-            CONTENDERS, name, replace(CONTENDERS[name], rule=lambda network: quick())
-        )
+        rule = EquilibriumPropagation("centred", 1.0, 10, 3, 0.5, readout=True)
+        quick = replace(CONTENDERS[name], rule=lambda network: rule)
+        monkeypatch.setitem(CONTENDERS, name, quick)
     run = credit.train(JOB._replace(data=CIFAR, rule=name, judged=20, rows=130))
     assert 0 <= run["accuracy"] <= 100
     hidden = range(1, 1 + len(CONTENDERS[name].channels))
