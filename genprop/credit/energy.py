@@ -10,10 +10,13 @@ from genprop.credit.network import CreditNetwork
 
 
 class Energy:
-    r"""F = Σ_l ½‖h_l‖² - Σ_l ⟨ρ(h_l), W_l ρ(h_{l-1}) + b_l⟩ + β C, of which h_0 = x is clamped.
+    r"""F = Σ_l Ω(h_l) - Σ_l ⟨h_l, W_l h_{l-1} + b_l⟩ + β C, of which h_0 = x is clamped.
 
-    The output o is a state like any other, with C(o, y); or, with a readout, it is none, and
-    o = W_L ρ(h_{L-1}) + b_L stands outside. States are real, or complex for complex β.
+    Ω is the integral of the inverse of the unit ρ, so that ∂F/∂h = 0 where every unit does what it
+    does in a feed-forward pass, hearing the layers on both sides:
+    h_l = ρ(W_l h_{l-1} + b_l + W_{l+1}ᵀ h_{l+1} - β ∂C/∂h_l). The output o is a state like any
+    other, with C(o, y); or, with a readout, it is none, and o = W_L h_{L-1} + b_L stands outside.
+    States are real, or complex for complex β.
 
     Args:
         network: whose blocks give W, b and the units ρ, used in both directions.
@@ -41,20 +44,12 @@ class Energy:
         """The output of these states."""
         if not self.readout:
             return states[-1]
-        return torch.as_tensor(self.network.layers[-1].affine(self.speaks(states)[-1]))
+        return torch.as_tensor(self.network.layers[-1].affine(states[-1]))
 
-    def speaks(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """x, and ρ of every state: what a layer tells its neighbours."""
-        told = [UNITS[b.unit].act(h) for b, h in zip(self.moving, states, strict=True)]
-        return [self.x.to(states[0].dtype), *told]
-
-    def meetings(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """⟨ρ(h_l), W_l ρ(h_{l-1}) + b_l⟩ summed over rows, of each moving layer."""
-        told = self.speaks(states)
-        return [
-            (high * block.affine(low)).sum()
-            for block, low, high in zip(self.moving, told, told[1:], strict=False)
-        ]
+    def meeting(self, states: Sequence[Tensor], layer: int) -> Tensor:
+        """⟨h_l, W_l h_{l-1} + b_l⟩ summed over rows, of one moving layer."""
+        low = states[layer - 2] if layer > 1 else self.x.to(states[0].dtype)
+        return (states[layer - 1] * self.moving[layer - 1].affine(low)).sum()
 
     def cost(self, states: Sequence[Tensor]) -> Tensor:
         """C summed over rows."""
@@ -62,25 +57,37 @@ class Energy:
             raise ValueError("nothing can be nudged without y")
         return self.network.loss(self.output(states), self.y).sum()
 
-    def value(self, states: Sequence[Tensor], beta: complex | float = 0.0) -> Tensor:
-        """F summed over rows."""
-        own = [0.5 * h.square().sum() for h in states]
-        total = torch.as_tensor(sum(own)) - torch.as_tensor(sum(self.meetings(states)))
-        return total + beta * self.cost(states) if beta else total
+    def pull(
+        self,
+        states: Sequence[Tensor],
+        beta: complex | float = 0.0,
+        drive: Tensor | None = None,
+    ) -> Tensor:
+        """Σ Ω - F, summed over rows: its slope in h_l is what reaches the units of layer l.
+
+        ``drive``, W_1 x + b_1, saves it from being computed.
+        """
+        first = self.meeting(states, 1) if drive is None else (states[0] * drive).sum()
+        higher = [self.meeting(states, layer) for layer in range(2, len(states) + 1)]
+        total = torch.stack([first, *higher]).sum()
+        return total - beta * self.cost(states) if beta else total
 
     def settle(
         self, states: Sequence[Tensor], steps: int, rate: float, beta: complex | float = 0.0
     ) -> list[Tensor]:
-        """States after so many steps h ← h - rate ∂F/∂h, those of clipped units within [0, 1]."""
+        """States after so many steps h ← h + rate (ρ(what reaches it) - h), all layers at once."""
         states = [h.detach() for h in states]
+        with torch.no_grad():
+            drive = self.moving[0].affine(self.x)
         for _ in range(steps):
             states = [h.requires_grad_() for h in states]
             with torch.enable_grad():
-                energy = self.value(states, beta)
-                slopes = torch.autograd.grad(energy.real, states)
+                slopes = torch.autograd.grad(self.pull(states, beta, drive).real, states)
             # the gradient of the real part of an analytic function is its derivative's conjugate
-            moved = [h.detach() - rate * s.conj() for h, s in zip(states, slopes, strict=True)]
-            states = [_held(b, h) for b, h in zip(self.moving, moved, strict=True)]
+            states = [
+                torch.lerp(h.detach(), UNITS[block.unit].act(slope.conj()), rate)
+                for block, h, slope in zip(self.moving, states, slopes, strict=True)
+            ]
         return states
 
     def check(self) -> None:
@@ -99,7 +106,3 @@ class Energy:
             )
         if self.readout and len(blocks) < 2:
             raise ValueError("a readout needs a hidden layer below it")
-
-
-def _held(block: Block, h: Tensor) -> Tensor:
-    return h.clamp(0, 1) if block.unit == "clip" and not h.is_complex() else h

@@ -29,7 +29,7 @@ class EquilibriumPropagation(RecallingRule, PredictingRule):
     in θ. ``one-sided``: β with weight 1/β and 0 with -1/β, whose bias is O(β); ``centred``: ±β with
     ±1/(2β), O(β²); ``holomorphic``: N points β e^{2πik/N} with 1/(N β_k), O(β^N), the real part.
 
-    Local: W_l learns from ρ(h_l) and ρ(h_{l-1}) in each phase. Transported: none beside the
+    Local: W_l learns from h_l and h_{l-1} in each phase. Transported: none beside the
     layers' two-way connections, which means W_l and its transpose both carry signals. Cost: per
     update free + phases × nudged steps, each about 3 forward passes. Memory: the states of each
     phase, two or N, and of persistent particles those of all rows. Source: Scellier, Bengio, 2017,
@@ -154,10 +154,8 @@ class EquilibriumPropagation(RecallingRule, PredictingRule):
 def _share(energy: Energy, states: Sequence[Tensor], layer: int, beta: complex | float) -> Tensor:
     """What one layer's weights have to do with F, summed over rows; states are constant."""
     states = [h.detach() for h in states]
-    told = energy.speaks(states)
     if layer <= len(energy.moving):
-        meeting = (told[layer] * energy.moving[layer - 1].affine(told[layer - 1])).sum()
-        return -meeting
+        return -energy.meeting(states, layer)
     # a readout is taught by the cost where the states were nudged to; it has no part in E
     return beta * energy.cost(states)
 
