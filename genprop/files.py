@@ -237,9 +237,20 @@ def _read_csv(path: Path) -> "pandas.DataFrame":
             f"Expected column names in the first line of {path}, but it holds numbers only; "
             "put a line of names above the data."
         )
+    whole = [name for name, column in table.items() if _is_whole(column)]
+    if whole:  # floats, for their holes: only their texts tell 7 from 7.0
+        again = pandas.read_csv(path, low_memory=False, dtype_backend="numpy_nullable")[whole]
+        table = table.assign(**again.select_dtypes("Int64"))
     for name in table.columns:
         table[name] = _as_times(table[name])
     return table
+
+
+def _is_whole(column: "pandas.Series[Any]") -> bool:
+    """Whether these are floats of which some miss and all others are whole."""
+    known = column.dropna()
+    is_open = column.dtype.kind == "f" and 0 < len(known) < len(column)
+    return is_open and bool((known % 1 == 0).all())
 
 
 def _as_times(column: "pandas.Series[Any]") -> "pandas.Series[Any]":

@@ -305,6 +305,15 @@ def test_csv_with_numbers_for_names(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_data(tmp_path / "t.csv").to_numpy(), MATRIX)
 
 
+def test_whole_numbers_stay_whole_beside_holes(tmp_path: Path) -> None:
+    path, back = tmp_path / "t.csv", tmp_path / "back.csv"
+    path.write_text("n,x,empty,y\n1,1.0,,0.5\n,,,\n3,2.0,,2\n")
+    table = read_data(path)
+    assert [str(t) for t in table.dtypes] == ["Int64", "float64", "float64", "float64"]
+    write_data(back, table)
+    assert back.read_text().splitlines()[1] == "1,1.0,,0.5"
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_atomic(tmp_path: Path, fails: bool) -> None:
     path = tmp_path / "data.csv.gz"
