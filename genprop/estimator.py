@@ -48,9 +48,9 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             dict of them for several modalities.
         visible: the family of the data: ``"auto"``, ``"gaussian"``, ``"bernoulli"``,
             ``"categorical"``, ``"logistic"``, ``"correlated"`` (Gaussian, errors of all elements
-            together), or ``"columns"``, a family for each column by what it holds. ``"auto"`` is
-            that of a DataFrame of mixed types, Bernoulli of 0 and 1, else Gaussian. A dict names
-            families of columns (``genprop.tables.column_choice.KINDS``), or any by modality.
+            together), ``"columns"`` (one for each column by what it holds; ``"auto"`` takes it for
+            DataFrames of mixed types or nullable integers, else Bernoulli for 0 and 1, else
+            Gaussian). A dict names families of columns (``column_choice.KINDS``), or by modality.
         latent: family of the hidden layers, one name or one for each: ``"gaussian"``,
             ``"bernoulli"``, ``"categorical"``, ``"autoregressive"``.
         top: sizes of layers above the codes of all modalities together, whose encoder is told what

@@ -213,7 +213,10 @@ class TableEncoding:
 
 
 def is_mixed(table: Any) -> bool:
-    """Whether a DataFrame holds more than numbers, or truth values beside other numbers.
+    """Whether a DataFrame holds what no float can stand for.
+
+    That is more than numbers, or truth values or pandas' own whole numbers, unless all of it is 0
+    or 1.
 
     >>> import pandas as pd
     >>> numbers = pd.DataFrame({"a": [1.5, 2.0], "b": [True, False]})
@@ -226,9 +229,13 @@ def is_mixed(table: Any) -> bool:
     columns = [table.iloc[:, number] for number in range(table.shape[1])]
     if not all(types.is_numeric_dtype(c) or types.is_bool_dtype(c) for c in columns):
         return True
-    truths = [c for c in columns if types.is_bool_dtype(c)]
-    others = [c for c in columns if not types.is_bool_dtype(c)]
-    return bool(truths) and not all(c.dropna().isin((0, 1)).all() for c in others)
+    typed = [
+        c
+        for c in columns
+        if types.is_bool_dtype(c)
+        or (types.is_integer_dtype(c) and types.is_extension_array_dtype(c))
+    ]
+    return bool(typed) and not all(c.dropna().isin((0, 1)).all() for c in columns)
 
 
 def _choice(series: Any, choices: Mapping[str, str]) -> Choice:

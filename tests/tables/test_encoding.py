@@ -234,6 +234,7 @@ def test_it_is_written_and_read() -> None:
 def test_which_tables_are_mixed() -> None:
     assert is_mixed(table())
     assert not is_mixed(table()[["height", "visits"]])
+    assert is_mixed(table()[["height", "clicks"]])  # no float: drawn whole
 
 
 def test_a_mixed_frame_is_fitted_drawn_imputed_saved(tmp_path) -> None:
