@@ -58,8 +58,8 @@ def holes(table: Any, rate: float = 0.3, mechanism: str = "mcar", random_state: 
     return _leaving_one(hidden, seen, generator)
 
 
-def hide(table: Any, mask: Mask) -> Any:
-    """The same table with these cells missing.
+def hide(table: Any, hidden: Mask) -> Any:
+    """The same table with these cells missing: those that are True in ``hidden``, as of ``holes``.
 
     >>> hide(np.array([[1, 2]]), np.array([[True, False]]))
     array([[nan,  2.]])
@@ -69,15 +69,15 @@ def hide(table: Any, mask: Mask) -> Any:
         if array.dtype.kind in "biu":
             array = array.astype(float)
         nothing: Any = np.nan if array.dtype.kind == "f" else None
-        return np.where(mask, nothing, array)
-    hidden = table.copy()
+        return np.where(hidden, nothing, array)
+    rest = table.copy()
     for number in range(table.shape[1]):
-        if mask[:, number].any():
+        if hidden[:, number].any():
             column = table.iloc[:, number]
             if column.dtype == bool:
                 column = column.astype("boolean")
-            hidden.isetitem(number, column.mask(mask[:, number]))
-    return hidden
+            rest.isetitem(number, column.mask(hidden[:, number]))
+    return rest
 
 
 def unmasked(X: Any) -> Any:

@@ -87,7 +87,7 @@ def calibration(
         random_state: seed by which ties of the truth with draws are broken.
 
     Raises:
-        ValueError: other rows or columns, or nothing hidden.
+        ValueError: other rows or columns, nothing hidden, or draws that are the truth everywhere.
 
     References:
         Gneiting, Raftery, 2007, Strictly proper scoring rules. Dawid, 1984, on the probability
@@ -109,6 +109,7 @@ def calibration(
     numbers: list[dict[str, Any]] = []
     categories: list[dict[str, Any]] = []
     pit: dict[str, Numbers] = {}
+    exact: list[bool] = []  # of columns that vary, whether draws are the truth
     for place, name in enumerate(map(str, frame.columns)):
         mask = hidden[:, place]
         if not mask.any():
@@ -117,8 +118,16 @@ def calibration(
         if _is_discrete(column) or name in discrete:
             categories.append({"column": name, **_of_categories(column[mask], values)})
         else:
-            told, pit[name] = _of_numbers(_floats(column), mask, values, levels, generator)
+            floats = _floats(column)
+            told, pit[name] = _of_numbers(floats, mask, values, levels, generator)
+            if np.ptp(floats[mask]) > 0:
+                exact.append(bool((np.asarray(values, dtype=float) == floats[mask]).all()))
             numbers.append({"column": name, **told})
+    if exact and all(exact):
+        raise ValueError(
+            "every draw of every hidden number is exactly what the table holds, so that the model "
+            "must have seen them; hidden is True where a cell was hidden"
+        )
     return Calibration(_table(numbers), _table(categories), pit)
 
 

@@ -99,3 +99,12 @@ def test_nothing_hidden_is_refused() -> None:
         calibration(*numbers(), ~EVERY)
     with pytest.raises(ValueError, match="the draws have shape"):
         calibration(numbers()[0], np.zeros((3, 4, 2)), EVERY)
+
+
+def test_cells_that_the_model_has_seen_are_no_test_of_it() -> None:
+    truth, draws = numbers()
+    seen = np.broadcast_to(truth, draws.shape)
+    with pytest.raises(ValueError, match="the model must have seen them"):
+        calibration(truth, seen, EVERY)
+    constant = np.ones_like(truth)
+    assert calibration(constant, np.ones_like(draws), EVERY).mean("crps") == 0
