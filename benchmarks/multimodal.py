@@ -11,14 +11,15 @@ accuracy  of five nearest neighbours, fitted on the view's training rows, that r
 fit, draw seconds; of the regressions all falls to the second
 
 Each row and hidden view counts once in what is given below five views; with five, each view once.
-What is asked for is genprop's best against the best of all others, in every line. A run can be
-split: rows of the file that --json names are kept where they are not measured anew.
+What is asked for is genprop's best against the best of all others, in every line. The file that
+--json names is written after every run, and keeps those that are not made anew; --more makes only
+those that it lacks.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ COLUMNS = {
     "splits": "splits",
 }
 
-ROW_KEY = ("contender", "missing", "given", "view")  # what a row of the file is told by
+RUN_KEY = ("contender", "missing", "split")  # what a run of the file is told by
 Key = tuple[int, str]  # how many views are given, and which is hidden: "" is the mean over all
 
 
@@ -100,15 +101,6 @@ class Job(NamedTuple):
     split: int
     effort: Effort
     data: Path
-
-
-class Outcome(NamedTuple):
-    """What a job came to: by ``Key`` the measures; seconds; what went wrong, if anything."""
-
-    scores: dict[Key, dict[str, float]]
-    fit: float | None = None
-    draw: float | None = None
-    note: str | None = None
 
 
 def fit_genprop(settings: Mapping[str, Any], train: Views, seed: int, effort: Effort) -> Fill:
@@ -134,23 +126,24 @@ CONTENDERS: dict[str, Fit] = {
 }
 
 
-def run(job: Job) -> Outcome:
-    """Fits a contender and scores what it draws."""
+def run(job: Job) -> report.Row:
+    """Fits a contender and scores what it draws, or says what went wrong."""
     torch.manual_seed(job.split)
+    head = {name: getattr(job, name) for name in RUN_KEY} | {"epochs": job.effort.epochs}
     rows = read(job.data, job.split, job.effort)
     holed = with_holes(rows.train, job.missing, job.split)
     start = time.perf_counter()
     try:
         fill = CONTENDERS[job.contender](holed, job.split, job.effort)
     except FloatingPointError as error:
-        return Outcome({}, note=str(error))
+        return {**head, "scores": [], "note": str(error)}
     seconds = time.perf_counter() - start
     scores, drawing = scored(fill, rows, job)
-    return Outcome(scores, seconds, drawing)
+    return {**head, "scores": scores, "fit": seconds, "draw": drawing}
 
 
-def scored(fill: Fill, rows: Split, job: Job) -> tuple[dict[Key, dict[str, float]], float]:
-    """The measures by ``Key``, and the seconds of drawing."""
+def scored(fill: Fill, rows: Split, job: Job) -> tuple[list[report.Row], float]:
+    """The measures by what is given and hidden, and the seconds of drawing."""
     readers = {
         name: KNeighborsClassifier(5).fit(x, rows.train_labels) for name, x in rows.train.items()
     }
@@ -171,7 +164,8 @@ def scored(fill: Fill, rows: Split, job: Job) -> tuple[dict[Key, dict[str, float
             )
             for key in ((given_count, name), (given_count, "")):
                 found.setdefault(key, []).append(measured)
-    return {key: _means(parts) for key, parts in found.items()}, seconds
+    heads = ({"given": given_count, "view": name} for given_count, name in found)
+    return [h | _means(parts) for h, parts in zip(heads, found.values(), strict=True)], seconds
 
 
 def _means(parts: Sequence[dict[str, Array]]) -> dict[str, float]:
@@ -181,35 +175,36 @@ def _means(parts: Sequence[dict[str, Array]]) -> dict[str, float]:
     }
 
 
-def summarise(outcomes: Mapping[Job, Outcome]) -> list[report.Row]:
+def summarise(runs: Iterable[report.Row]) -> list[report.Row]:
     """A row for each contender, missing rate, count of given views and hidden view."""
-    groups: dict[tuple[float, str], list[Outcome]] = {}
-    for job, outcome in outcomes.items():
-        groups.setdefault((job.missing, job.contender), []).append(outcome)
+    groups: dict[tuple[float, str], list[report.Row]] = {}
+    for made in runs:
+        groups.setdefault((made["missing"], made["contender"]), []).append(made)
     rows = []
     for (missing, contender), each in groups.items():
         head = {"contender": contender, "missing": missing}
-        whole = [outcome for outcome in each if outcome.note is None]
-        rows += [{**head, "note": o.note} for o in each if o.note is not None]
-        for key in sorted({key for o in whole for key in o.scores}, key=lambda k: (-k[0], k[1])):
-            rows.append({**head, "given": key[0], "view": key[1], **summary(whole, key)})
-    return in_order(rows)
-
-
-def in_order(rows: Sequence[report.Row]) -> list[report.Row]:
-    """By missing rate, and then from many given views to few."""
+        rows += [{**head, "note": made["note"]} for made in each if "note" in made]
+        keys = {_key(score) for made in each for score in made["scores"]}
+        for key in sorted(keys, key=lambda k: (-k[0], k[1])):
+            rows.append({**head, "given": key[0], "view": key[1], **summary(each, key)})
     return sorted(rows, key=lambda row: (row["missing"], -row.get("given", 9)))
 
 
-def summary(outcomes: Sequence[Outcome], key: Key) -> report.Row:
+def summary(runs: Sequence[report.Row], key: Key) -> report.Row:
     """Means over splits, and the deviation of the error from split to split."""
-    scores = [outcome.scores[key] for outcome in outcomes if key in outcome.scores]
-    found: report.Row = {m: statistics.fmean(s[m] for s in scores) for m in scores[0]}
+    whole = [made for made in runs if made["scores"]]
+    scores = [score for made in whole for score in made["scores"] if _key(score) == key]
+    found: report.Row = {
+        m: statistics.fmean(s[m] for s in scores) for m in MEASURES if m in scores[0]
+    }
     errors = [score["error"] for score in scores]
     found["error_sd"] = statistics.stdev(errors) if len(errors) > 1 else None
-    found["fit"] = statistics.fmean(o.fit for o in outcomes if o.fit is not None)
-    found["draw"] = statistics.fmean(o.draw for o in outcomes if o.draw is not None)
+    found |= {name: statistics.fmean(made[name] for made in whole) for name in ("fit", "draw")}
     return {**found, "splits": len(scores)}
+
+
+def _key(score: report.Row) -> Key:
+    return score["given"], score["view"]
 
 
 def judge(rows: Sequence[report.Row]) -> list[report.Row]:
@@ -274,6 +269,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--splits", type=int, metavar="N", help="random splits (5; quick: 1)")
     made.add_argument("--missing", type=float, nargs="+", metavar="RATE", help="of views")
     made.add_argument("--only", action="append", metavar="NAME", help="contenders with it in name")
+    made.add_argument("--more", action="store_true", help="only runs that the file does not hold")
     made.add_argument("--epochs", type=int, metavar="N", help=f"({Effort().epochs})")
     made.add_argument("--chained", type=int, metavar="N", help="test rows that JNF's chains sample")
     made.add_argument("--plot", type=Path, metavar="FILE", help="where a picture is drawn (.png)")
@@ -313,39 +309,55 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures all contenders; prints a table, writes the JSON and the picture."""
     arguments = parse(argv)
     jobs = plan(arguments)
-    outcomes = dict(zip(jobs, run_all(run, jobs, _said), strict=True))
-    rows, commands = report.kept(arguments.json, arguments.quick)
-    rows += report.kept(arguments.json, arguments.quick, "views")[0]
-    table = in_order(report.merged(rows, summarise(outcomes), ROW_KEY))
-    means = [row for row in table if not row.get("view")]
-    views = [row for row in table if row.get("view")]
-    more = {
-        "commands": [*commands, arguments.command],
-        "views": views,
-        "bars_by_view": judge(views),
-        "settings": OURS_SETTINGS,
-        "effort": jobs[0].effort._asdict(),
-        "absent": absent(),
-        "versions": report.versions(("multivae", "pythae")),
-    }
-    result = report.Report(
-        "multimodal", arguments.quick, arguments.command, range(arguments.splits), means,
-        judge(means), more,
-    )  # fmt: skip
-    result.show(COLUMNS)
+    runs, commands = report.kept(arguments.json, arguments.quick, "runs")
+    commands.append(arguments.command)
+    effort = jobs[0].effort
+    if other := {made["epochs"] for made in runs} - {effort.epochs}:
+        raise SystemExit(f"{arguments.json} has runs of {other} epochs; give --json another file")
+    if arguments.more:
+        there = {tuple(made[name] for name in RUN_KEY) for made in runs}
+        jobs = [job for job in jobs if (job.contender, job.missing, job.split) not in there]
+    for made in run_all(run, jobs, _said):
+        runs = report.merged(runs, [made], RUN_KEY)
+        result(arguments, effort, runs, commands).write(arguments.json)
+    result(arguments, effort, runs, commands).show(COLUMNS)
     for name in absent():
         report.make_console().print(f"{name} was not measured: multivae is not installed.")
-    result.write(arguments.json)
     if arguments.plot is not None:
+        means = [row for row in summarise(runs) if not row.get("view")]
         draw([row for row in means if "given" in row], arguments.quick).savefig(arguments.plot)
 
 
-def _said(job: Job, outcome: Outcome) -> str:
+def result(
+    arguments: argparse.Namespace, effort: Effort, runs: list[report.Row], commands: list[str]
+) -> report.Report:
+    """All runs as a report."""
+    table = summarise(runs)
+    means = [row for row in table if not row.get("view")]
+    views = [row for row in table if row.get("view")]
+    more = {
+        "commands": commands,
+        "runs": runs,
+        "views": views,
+        "bars_by_view": judge(views),
+        "settings": OURS_SETTINGS,
+        "effort": effort._asdict(),
+        "absent": absent(),
+        "versions": report.versions(("multivae", "pythae")),
+    }
+    splits = sorted({made["split"] for made in runs})
+    return report.Report(
+        "multimodal", arguments.quick, arguments.command, splits, means, judge(means), more
+    )
+
+
+def _said(job: Job, made: report.Row) -> str:
     head = f"split {job.split}, {job.missing:.0%} missing, {job.contender}"
-    if outcome.note is not None:
-        return f"{head}: {outcome.note}"
-    scores = ", ".join(f"{m} {report.cell(v)}" for m, v in outcome.scores[5, ""].items())
-    return f"{head}: {scores}, fit {outcome.fit:.1f} s, draw {outcome.draw:.1f} s"
+    if "note" in made:
+        return f"{head}: {made['note']}"
+    (whole,) = (score for score in made["scores"] if _key(score) == (5, ""))
+    scores = ", ".join(f"{m} {report.cell(whole[m])}" for m in MEASURES if m in whole)
+    return f"{head}: {scores}, fit {made['fit']:.1f} s, draw {made['draw']:.1f} s"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The benchmark of digits in six views: its rows, its measures, its bars, its peers."""
 
 import doctest
+import json
 import sys
 from pathlib import Path
 
@@ -103,8 +104,7 @@ def test_contenders_are_scored_and_judged(folder: Path) -> None:
     names = [n for n in multimodal.CONTENDERS if n not in gone]
     names = [n for n in names if n.endswith(("joint", "full", "neighbours", "regression"))]
     jobs = [multimodal.Job(name, 0.5, 0, TINY, folder) for name in names]
-    outcomes = {job: multimodal.run(job) for job in jobs}
-    rows = multimodal.summarise(outcomes)
+    rows = multimodal.summarise(map(multimodal.run, jobs))
     assert sum(not row["view"] for row in rows) == len(names) * 5  # 1 to 5 views given
     for row in rows:
         assert row["error"] > 0
@@ -148,7 +148,7 @@ def test_what_did_not_stay_finite_is_told(folder: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setitem(multimodal.CONTENDERS, "broken", fails)
     job = multimodal.Job("broken", 0.0, 0, TINY, folder)
-    (row,) = multimodal.summarise({job: multimodal.run(job)})
+    (row,) = multimodal.summarise([multimodal.run(job)])
     assert row["note"] == "the loss is NaN"
     assert multimodal.judge([row]) == []
 
@@ -157,8 +157,28 @@ def test_what_did_not_stay_finite_is_told(folder: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("name", multimodal_peers.MULTIVAE)
 def test_peers_draw_with_holes_in_training(folder: Path, name: str) -> None:
     job = multimodal.Job(name, 0.5, 0, TINY, folder)
-    outcome = multimodal.run(job)
-    assert all(np.isfinite(list(scores.values())).all() for scores in outcome.scores.values())
+    scores = multimodal.run(job)["scores"]
+    assert scores
+    assert all(np.isfinite([s[m] for m in multimodal.MEASURES]).all() for s in scores)
+
+
+def test_a_file_grows_run_by_run(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "views.json"
+    common = ["--data", str(folder), "--quick", "--json", str(path)]
+    multimodal.main([*common, "--only", multimodal_peers.RIDGE, "--missing", "0"])
+    more = [*common, "--only", multimodal_peers.NEIGHBOURS, "--only", multimodal_peers.RIDGE]
+    multimodal.main([*more, "--missing", "0", "--splits", "2", "--more"])
+    made = json.loads(path.read_text())
+    assert [(r["contender"], r["split"]) for r in made["runs"]] == [
+        (multimodal_peers.RIDGE, 0),
+        (multimodal_peers.NEIGHBOURS, 0),
+        (multimodal_peers.RIDGE, 1),
+        (multimodal_peers.NEIGHBOURS, 1),
+    ]
+    assert {row["splits"] for row in made["rows"]} == {2}
+    assert len(made["commands"]) == 2
+    with pytest.raises(SystemExit, match="give --json another file"):
+        multimodal.main([*common, "--epochs", "3"])
 
 
 def test_the_data_and_the_names_are_asked_for(folder: Path, tmp_path: Path) -> None:
