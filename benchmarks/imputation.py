@@ -56,6 +56,7 @@ HIVAE = ("hivae_wine", "hivae_breast", "hivae_adult")
 EXPLAINED = {
     not_at_random.SELF: "mnar",
     not_at_random.KNOWN: "mnar-above",
+    not_at_random.CENSORED: "censored-above",
     not_at_random.NET: "mnar-net",
 }
 AT_RANDOM = ("mean", "MICE", POOLED, "missForest", MICEFOREST, HYPERIMPUTE, MIWAE, GENPROP)

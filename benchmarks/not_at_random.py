@@ -10,6 +10,7 @@ from benchmarks.imputers import Array
 UCI = "uci_regression.npz"
 TABLES = ("concrete", "wine (red)", "breast cancer")
 SELF, KNOWN, NET = "genprop, mnar", "genprop, mnar-above", "genprop, mnar-net"
+CENSORED = "genprop, censored-above"
 # RMSE of Ipsen, Mattei, Frellsen, 2021, table 1, means of five runs
 PUBLISHED = {
     "mean": (1.85, 1.83, 1.82),

@@ -79,23 +79,29 @@ def build_model(parts: Mapping[str, Any], visible: Mapping[str, Family]) -> Mode
     return Model(stacks, top, weights=weights)
 
 
-def learn_regressions(model: Model, batch: Batch) -> None:
-    """Fits what the model's encoders regress to rows of data.
+def learn_beforehand(model: Model, batch: Batch) -> None:
+    """Fits to rows of data what does not wait for training.
 
     Args:
-        model: whose bottom encoders, or those above data without layers, may be ``Regressed``.
+        model: whose bottom encoders, or those above data without layers, may be ``Regressed``, and
+            whose data may explain their holes (``Selected``).
         batch: rows, any of their cells unseen.
     """
-    if not any(isinstance(module, Regressed) for module in model.modules()):
-        return
-    stacks = dict(model.named_stacks())
-    for name, mask in batch.masks().items():
-        net = stacks[name][0].encoder.net if len(stacks[name].layers) else None
+    for name, stack in model.named_stacks():
+        if not len(stack.layers):
+            continue
+        net, family = stack[0].encoder.net, stack[0].decoder.family
         if isinstance(net, Regressed):
-            net.learn(batch.x[name], mask)
-    lifted = model.lifted(batch)
+            net.learn(batch.x[name], batch.masks()[name])
+        if isinstance(family, Selected):
+            family.mechanism.learn(batch.x[name], batch.seen[name])
+    lifted = model.lifted(batch) if _regresses(model) else None
     if lifted is not None:
-        learn_regressions(*lifted)
+        learn_beforehand(*lifted)
+
+
+def _regresses(model: Model) -> bool:
+    return any(isinstance(module, Regressed) for module in model.modules())
 
 
 @torch.no_grad()

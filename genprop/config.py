@@ -206,7 +206,10 @@ TRAINING = {
     ),
     "explain": Argument(YES, "no", "Whether decoders explain what was hidden, too."),
     "missing": Argument(
-        NAME, "mar", "Why cells are missing: mar, mnar, mnar-above, mnar-below or mnar-net."
+        NAME,
+        "mar",
+        "Why cells are missing: mar, mnar, mnar-above, mnar-below, mnar-net, "
+        "censored-above or censored-below.",
     ),
     "epochs": Argument(N, "200", "Most visits of the data."),
     "batch_size": Argument(_or("auto", "auto", N), "auto", "Rows of a mini-batch."),

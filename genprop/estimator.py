@@ -14,7 +14,7 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from genprop.build import PARTS, build_model, build_rule, learn_correlations, learn_regressions
+from genprop.build import PARTS, build_model, build_rule, learn_beforehand, learn_correlations
 from genprop.data import Batch
 from genprop.encodings import drawn, encoded, has_labels, label_among, labels_of, learned
 from genprop.fitted import keep_history, load_fitted, save_fitted
@@ -193,7 +193,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             # together, so that training that fails leaves the last good weights with their encoding
             self.encodings_, self.model_ = encodings, model
             train, held = self._split(encoded(encodings, raws), validation_data)
-            learn_regressions(model, train)
+            learn_beforehand(model, train)
             history = trainer.fit(model, rule, train, held)
             learn_correlations(model, train, self.hide)
         keep_history(self, history)

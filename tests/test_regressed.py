@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genprop.build import learn_regressions
+from genprop.build import learn_beforehand
 from genprop.conditional import Gaussian
 from genprop.data import Batch
 from genprop.estimator import GenProp
@@ -142,7 +142,7 @@ def test_a_model_above_raw_modalities_reads_regressions_of_the_whole_row() -> No
 def test_other_nets_are_left_alone() -> None:
     model = Model(Stack.build(Gaussian(3), (2,)), GaussianPrior(2))
     before = nn.utils.parameters_to_vector(model.parameters()).clone()
-    learn_regressions(model, Batch.of(torch.randn(5, 3)))
+    learn_beforehand(model, Batch.of(torch.randn(5, 3)))
     assert torch.equal(nn.utils.parameters_to_vector(model.parameters()), before)
 
 

@@ -10,7 +10,7 @@ from genprop.conditional import Categorical, Family
 from genprop.distributions import SAMPLE_SHAPE, Product, Scale
 from genprop.ordinal import Ordinal
 from genprop.shapes import Elements, PerRow
-from genprop.tables.missingness import MISSING, NetMasking, Selected, SelfMasking, drawn
+from genprop.tables.missingness import CENSORED, MISSING, NetMasking, Selected, SelfMasking, drawn
 
 
 class SideBySide(Product):
@@ -149,8 +149,8 @@ def explaining(family: Family, missing: str) -> Family:
     Args:
         family: of the values.
         missing: ``"mar"`` (at random: no reason is modelled), ``"mnar"`` (by a cell's own value),
-            ``"mnar-above"`` (the larger the likelier), ``"mnar-below"``, or ``"mnar-net"`` (by all
-            values).
+            ``"mnar-above"`` (the larger the likelier), ``"mnar-below"``, ``"mnar-net"`` (by all
+            values), ``"censored-above"`` (all beyond a limit), or ``"censored-below"``.
 
     Raises:
         ValueError: an unknown word.
@@ -163,4 +163,4 @@ def explaining(family: Family, missing: str) -> Family:
     if missing == "mnar-net":
         return Selected(family, NetMasking(sizes))
     side = missing.partition("-")[2] or "either"
-    return Selected(family, SelfMasking(sizes, side))
+    return Selected(family, SelfMasking(sizes, side, missing in CENSORED))

@@ -16,8 +16,10 @@ from genprop.distributions import Product, Scale
 from genprop.nets import MLP, constant
 from genprop.shapes import Elements, PerRow, Seen
 
-MISSING = ("mar", "mnar", "mnar-above", "mnar-below", "mnar-net")
+CENSORED = ("censored-above", "censored-below")
+MISSING = ("mar", "mnar", "mnar-above", "mnar-below", "mnar-net", *CENSORED)
 UNITS = (32,)
+CLIFF = 10.0  # the slope that log-odds start with at a limit, for each standard deviation
 DRAWS = 10  # of what is unseen, over which P(mask | x) is averaged
 
 
@@ -47,6 +49,9 @@ class Mechanism(nn.Module, ABC):
             odds = torch.where(seen[..., self.starts], odds, -odds)
         return functional.logsigmoid(odds)
 
+    def learn(self, x: Elements, seen: Seen | None) -> None:
+        """Starts where rows of data say, unless it starts the same for all."""
+
     @property
     def starts(self) -> list[int]:
         """The first element of each variable."""
@@ -57,15 +62,18 @@ class SelfMasking(Mechanism):
     r"""P(variable v is seen | x) = sigmoid(b_v - Σ_{j in v} w_j x_j): by its own value alone.
 
     At first w is 0 (where its sign is not known): what is missing is missing at random until data
-    says otherwise.
+    says otherwise. Of what is censored, where all beyond a limit is missing and nothing else, it
+    starts as a cliff at the outermost value seen: from a gentle slope training settles for "at
+    random" where seen values are crowded and the limit is far from most of the others.
 
     Args:
         sizes: how many elements each variable has, in order.
         side: which values go missing: ``"above"`` (large ones, all w > 0), ``"below"``, or
             ``"either"``, as data says.
+        censored: whether values beyond a limit go missing.
 
     Raises:
-        ValueError: an unknown side.
+        ValueError: an unknown side, or either of what is censored.
 
     References:
         Ipsen, Mattei, Frellsen, 2021, not-MIWAE: deep generative modelling with missing not at
@@ -78,11 +86,13 @@ class SelfMasking(Mechanism):
 
     alone = True
 
-    def __init__(self, sizes: Sequence[int], side: str = "either") -> None:
+    def __init__(self, sizes: Sequence[int], side: str = "either", censored: bool = False) -> None:
         super().__init__()
         if side not in ("either", "above", "below"):
             raise ValueError(f"side must be 'either', 'above' or 'below', but is {side!r}")
-        self.sizes, self.side = tuple(sizes), side
+        if censored and side == "either":
+            raise ValueError("of what is censored side must be 'above' or 'below', not 'either'")
+        self.sizes, self.side, self.censored = tuple(sizes), side, censored
         self.weight = nn.Parameter(torch.zeros(sum(self.sizes)))
         self.bias = nn.Parameter(torch.zeros(len(self.sizes)))
 
@@ -94,6 +104,20 @@ class SelfMasking(Mechanism):
         if len(self.sizes) < len(weight):
             pull = torch.stack([part.sum(-1) for part in pull.split(self.sizes, -1)], -1)
         return self.bias - pull
+
+    @torch.no_grad()
+    def learn(self, x: Elements, seen: Seen | None) -> None:
+        if not self.censored:
+            return
+        known = (x if seen is None else x.masked_fill(~seen, math.nan)).flatten(0, -2)
+        spread = (known - known.nanmean(0)).square().nanmean(0).sqrt()
+        outwards = known if self.side == "above" else -known
+        edge = outwards.nan_to_num(-math.inf).amax(0)
+        for variable, (start, size) in enumerate(zip(self.starts, self.sizes, strict=True)):
+            if size == 1 and spread[start] > 0:
+                slope = CLIFF / spread[start]
+                self.weight[start] = slope + (-(-slope).expm1()).log()  # softplus of it is slope
+                self.bias[variable] = slope * edge[start]
 
 
 class NetMasking(Mechanism):

@@ -229,6 +229,38 @@ def test_the_mean_of_a_self_masked_column_is_nearer_to_the_truth() -> None:
     assert abs(bias["mnar-above"]) < 0.5 * abs(bias["mar"]) + 0.03
 
 
+@pytest.mark.parametrize("side", ["above", "below"])
+def test_what_is_censored_starts_as_a_cliff_at_the_outermost_value_seen(side: str) -> None:
+    torch.manual_seed(0)
+    x, seen = 3 * torch.randn(40, 5), torch.rand(40, 5) < 0.7
+    seen[:, 3:] = seen[:, 2:3]  # a one-hot group: no order, no limit
+    law = SelfMasking((1, 1, 3), side, censored=True)
+    law.learn(x, seen)
+    sign = 1 if side == "above" else -1
+    edge = sign * torch.where(seen, sign * x, -torch.inf).amax(0)
+    torch.testing.assert_close(law(edge)[:2], torch.zeros(2), atol=1e-3, rtol=0)
+    inside = torch.where(seen, x, edge)[:, :2]
+    assert (law(torch.cat([inside, x[:, 2:]], -1))[:, :2] > -1e-3).all()
+    # a standard deviation, here three, is ten nats of log-odds
+    torch.testing.assert_close(law(edge + 3 * sign)[:2], torch.full((2,), -10.0), atol=2, rtol=0)
+    torch.testing.assert_close(law(x)[:, 2], SelfMasking((1, 1, 3), side)(x)[:, 2])
+
+
+def test_censored_values_are_put_beyond_their_limit() -> None:
+    """Of a column most of whose seen values are crowded far from the limit, too."""
+    rng = np.random.default_rng(0)
+    X = np.exp(1.0 * (rng.normal(size=(300, 1)) + 0.3 * rng.normal(size=(300, 3))))
+    limit = np.quantile(X[:, 0], 0.6)
+    holes, gone = X.copy(), X[:, 0] > limit
+    holes[gone, 0] = np.nan
+    settings = {"epochs": 150, "visible": "gaussian", "units": (16,)}
+    beyond = {}
+    for missing in ("mnar-above", "censored-above"):
+        imputer = GenPropImputer(missing=missing, settings=settings, members=1, random_state=0)
+        beyond[missing] = (imputer.fit_transform(holes)[gone, 0] > limit).mean()
+    assert beyond["mnar-above"] < 0.9 < beyond["censored-above"]
+
+
 def test_an_imputer_takes_the_side_under_which_data_are_likeliest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -269,6 +301,8 @@ def test_rows_alone_saving_and_refusals(tmp_path) -> None:
         GenProp(missing="sometimes", **quick).fit(holes)
     with pytest.raises(ValueError, match="needs a layer"):
         GenProp(missing="mnar", **{**quick, "hidden": ()}).fit(holes)
+    with pytest.raises(ValueError, match="not 'either'"):
+        SelfMasking((1,), censored=True)
     with pytest.raises(ValueError, match="side must be"):
         SelfMasking((1,), side="left")
     with pytest.raises(ValueError, match="they must be the same"):
