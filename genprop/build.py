@@ -87,14 +87,15 @@ def learn_beforehand(model: Model, batch: Batch) -> None:
             whose data may explain their holes (``Selected``).
         batch: rows, any of their cells unseen.
     """
+    masks = batch.masks()
     for name, stack in model.named_stacks():
         if not len(stack.layers):
             continue
         net, family = stack[0].encoder.net, stack[0].decoder.family
         if isinstance(net, Regressed):
-            net.learn(batch.x[name], batch.masks()[name])
+            net.learn(batch.x[name], masks[name])
         if isinstance(family, Selected):
-            family.mechanism.learn(batch.x[name], batch.seen[name])
+            family.mechanism.learn(batch.x[name], masks[name])
     lifted = model.lifted(batch) if _regresses(model) else None
     if lifted is not None:
         learn_beforehand(*lifted)

@@ -118,10 +118,10 @@ def calibration(
         if _is_discrete(column) or name in discrete:
             categories.append({"column": name, **_of_categories(column[mask], values)})
         else:
-            floats = _floats(column)
+            floats, values = _floats(column), np.asarray(values, dtype=float)
             told, pit[name] = _of_numbers(floats, mask, values, levels, generator)
             if np.ptp(floats[mask]) > 0:
-                exact.append(bool((np.asarray(values, dtype=float) == floats[mask]).all()))
+                exact.append(bool((values == floats[mask]).all()))
             numbers.append({"column": name, **told})
     if exact and all(exact):
         raise ValueError(
@@ -158,9 +158,9 @@ def _table(lines: list[dict[str, Any]]) -> "pd.DataFrame":
 
 
 def _of_numbers(
-    column: Numbers, mask: Mask, draws: Any, levels: Sequence[float], generator: Any
+    column: Numbers, mask: Mask, values: Numbers, levels: Sequence[float], generator: Any
 ) -> tuple[dict[str, float], Numbers]:
-    truth, values = column[mask], np.asarray(draws, dtype=float)
+    truth = column[mask]
     spread = float(np.nanstd(column)) or 1.0
     told = {
         "cells": float(mask.sum()),

@@ -229,13 +229,11 @@ def is_mixed(table: Any) -> bool:
     columns = [table.iloc[:, number] for number in range(table.shape[1])]
     if not all(types.is_numeric_dtype(c) or types.is_bool_dtype(c) for c in columns):
         return True
-    typed = [
-        c
+    typed = any(
+        types.is_bool_dtype(c) or (types.is_integer_dtype(c) and types.is_extension_array_dtype(c))
         for c in columns
-        if types.is_bool_dtype(c)
-        or (types.is_integer_dtype(c) and types.is_extension_array_dtype(c))
-    ]
-    return bool(typed) and not all(c.dropna().isin((0, 1)).all() for c in columns)
+    )
+    return typed and not all(c.dropna().isin((0, 1)).all() for c in columns)
 
 
 def _choice(series: Any, choices: Mapping[str, str]) -> Choice:

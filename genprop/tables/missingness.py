@@ -49,7 +49,7 @@ class Mechanism(nn.Module, ABC):
             odds = torch.where(seen[..., self.starts], odds, -odds)
         return functional.logsigmoid(odds)
 
-    def learn(self, x: Elements, seen: Seen | None) -> None:
+    def learn(self, x: Elements, seen: Seen) -> None:
         """Starts where rows of data say, unless it starts the same for all."""
 
     @property
@@ -106,10 +106,10 @@ class SelfMasking(Mechanism):
         return self.bias - pull
 
     @torch.no_grad()
-    def learn(self, x: Elements, seen: Seen | None) -> None:
+    def learn(self, x: Elements, seen: Seen) -> None:
         if not self.censored:
             return
-        known = (x if seen is None else x.masked_fill(~seen, math.nan)).flatten(0, -2)
+        known = x.masked_fill(~seen, math.nan).flatten(0, -2)
         spread = (known - known.nanmean(0)).square().nanmean(0).sqrt()
         outwards = known if self.side == "above" else -known
         edge = outwards.nan_to_num(-math.inf).amax(0)
