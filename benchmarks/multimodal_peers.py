@@ -1,5 +1,6 @@
 """What genprop is compared with on several views: regression, neighbours, MultiVae's models."""
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -17,6 +18,7 @@ RIDGE, NEIGHBOURS, PACKAGE = "ridge regression", "nearest neighbours", "multivae
 ALPHAS = np.logspace(-1, 4, 11)
 NEAREST = 8  # rows, weighted by distance, whose mean is the regression of neighbours
 UNITS, LATENT, RATE = 256, 192, 1e-3
+LEAST_SPREAD = 1e-3  # of an element that is constant in training rows
 SAMPLES = 1  # of each code in an update of the mixtures; their default of 10 costs ten times more
 SHARED, PRIVATE = 120, 12  # of models with codes of their own for six views: 120 + 6 · 12 = 192
 JOINT_ONLY = "JNF"  # trained in two stages, on rows without holes; samples by Hamiltonian chains
@@ -37,16 +39,18 @@ class Effort(NamedTuple):
         train: rows, or None for all of the split's.
         test: rows, or None for all of the split's.
         chained: test rows of the peer that samples by long chains.
+        dense: test rows whose densities are asked for.
         chain: transitions of each of those, as the peer has them by default.
         batch: rows of an update.
     """
 
-    epochs: int = 400
+    epochs: int = 200
     draws: int = 20
     paths: int = 200
     train: int | None = None
     test: int | None = None
     chained: int = 50
+    dense: int = 100
     chain: int = 100
     batch: int = 100
 
@@ -61,7 +65,18 @@ class Filled(NamedTuple):
 Fill = Callable[[Views], Filled]
 """Completes rows in which whole views are NaN, the same ones in all rows."""
 
-Fit = Callable[[Views, int, Effort], Fill]
+Density = Callable[[Views, str], Array]
+"""Log P(the view of that name | all others) of complete rows, nats."""
+
+
+class Fitted(NamedTuple):
+    """What a contender can do: fill, and if it defines a density, tell it."""
+
+    fill: Fill
+    density: Density | None = None
+
+
+Fit = Callable[[Views, int, Effort], Fitted]
 """From training rows, whose missing views are NaN, and a seed."""
 
 
@@ -80,7 +95,7 @@ def seen_rows(x: Array) -> NDArray[np.bool_]:
     return ~np.isnan(x[:, 0])
 
 
-def fit_ridge(train: Views, seed: int, effort: Effort) -> Fill:
+def fit_ridge(train: Views, seed: int, effort: Effort) -> Fitted:
     """Ridge regression for each set of given views, its penalty chosen for each element."""
 
     def fill(rows: Views) -> Filled:
@@ -90,10 +105,10 @@ def fit_ridge(train: Views, seed: int, effort: Effort) -> Fill:
         }
         return Filled(point)
 
-    return fill
+    return Fitted(fill)
 
 
-def fit_neighbours(train: Views, seed: int, effort: Effort) -> Fill:
+def fit_neighbours(train: Views, seed: int, effort: Effort) -> Fitted:
     """Training rows whose given views are nearest: the mean of a few, and all as draws."""
 
     def fill(rows: Views) -> Filled:
@@ -105,7 +120,7 @@ def fit_neighbours(train: Views, seed: int, effort: Effort) -> Fill:
             point[name], draws[name] = found.predict(asked), y[order.T]
         return Filled(point, draws)
 
-    return fill
+    return Fitted(fill)
 
 
 def _problems(train: Views, rows: Views) -> Iterator[tuple[str, Array, Array, Array]]:
@@ -122,10 +137,11 @@ def _filled(x: Array) -> Array:
     return np.where(np.isnan(x), np.nanmean(x, 0), x)
 
 
-def fit_multivae(name: str, train: Views, seed: int, effort: Effort) -> Fill:
+def fit_multivae(name: str, train: Views, seed: int, effort: Effort) -> Fitted:
     """One of MultiVae's models, by Adam with its own loss.
 
-    Its Gaussian decoders have a fixed scale; draws get the noise that training residuals have.
+    Its Gaussian decoders have a fixed scale; draws get the noise that training residuals have, and
+    their density is log 1/K ∑_k N(y; decoder(z_k), noise²), z_k from the encoder given the rest.
     """
     torch.manual_seed(seed)
     np.random.seed(seed)  # its mixtures draw from numpy's global generator
@@ -138,13 +154,24 @@ def fit_multivae(name: str, train: Views, seed: int, effort: Effort) -> Fill:
     spread = _spread(model, x, seen)
 
     def fill(rows: Views) -> Filled:
-        told = {key: torch.as_tensor(np.nan_to_num(value)) for key, value in rows.items()}
-        drawn = _drawn(model, told, given_of(rows), hidden_of(rows), effort)
+        drawn = _drawn(model, _told(rows), given_of(rows), hidden_of(rows), effort)
         noisy = {key: y + spread[key] * torch.randn_like(y) for key, y in drawn.items()}
         draws = {key: y.numpy() for key, y in noisy.items()}
         return Filled({key: y.mean(0) for key, y in draws.items()}, draws)
 
-    return fill
+    def density(rows: Views, hidden: str) -> Array:
+        given, many = [key for key in rows if key != hidden], effort._replace(draws=effort.paths)
+        means = _drawn(model, _told(rows), given, [hidden], many)[hidden]
+        law = torch.distributions.Normal(means, spread[hidden].clamp_min(LEAST_SPREAD))
+        each = law.log_prob(torch.as_tensor(rows[hidden])).sum(-1)
+        found: Array = (each.logsumexp(0) - math.log(len(each))).numpy()
+        return found
+
+    return Fitted(fill, None if name == JOINT_ONLY else density)
+
+
+def _told(rows: Views) -> Tensors:
+    return {key: torch.as_tensor(np.nan_to_num(value)) for key, value in rows.items()}
 
 
 def _built(name: str, widths: dict[str, int], effort: Effort) -> Any:

@@ -76,6 +76,7 @@ def measures(
 ) -> dict[str, Array]:
     """Of each row what is measured; a contender without draws has an error only."""
     found = {"error": ((filled.point[name] - y) ** 2).mean(1)}
+    found["real"] = agreement(y[None], labels, reader).astype(np.float32)
     if filled.draws is not None:
         draws = filled.draws[name]
         found["energy"] = energy_score(draws, y)

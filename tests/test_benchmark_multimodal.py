@@ -14,7 +14,7 @@ from benchmarks import multimodal, multimodal_peers, multimodal_rows, report
 from benchmarks.multimodal_peers import Effort, Filled, Views
 
 WIDTHS = dict(zip(multimodal_rows.VIEWS, (4, 5, 3, 4, 2, 2), strict=True))
-TINY = Effort(epochs=1, draws=3, paths=5, train=60, test=12, chained=5, chain=2, batch=30)
+TINY = Effort(epochs=1, draws=3, paths=5, train=60, test=12, chained=5, dense=5, chain=2, batch=30)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_regressions_beat_the_mean(folder: Path, name: str, missing: float) -> N
     rows = multimodal_rows.read(folder, 0, Effort())
     holed = multimodal_rows.with_holes(rows.train, missing, 0)
     asked = {n: np.full_like(x, np.nan) if n == "fac" else x for n, x in rows.test.items()}
-    filled = multimodal_peers.PEERS[name](holed, 0, Effort())(asked)
+    filled = multimodal_peers.PEERS[name](holed, 0, Effort()).fill(asked)
     assert list(filled.point) == ["fac"]
     error = ((filled.point["fac"] - rows.test["fac"]) ** 2).mean()
     assert error < (0.6 if missing else 0.01)  # the mean's is 1; holes at their mean cost much
@@ -110,11 +110,14 @@ def test_contenders_are_scored_and_judged(folder: Path) -> None:
         assert row["error"] > 0
         assert ("energy" in row) == (row["contender"] != multimodal_peers.RIDGE)
         assert 0 <= row.get("accuracy", 0) <= 1
+        assert 0 <= row["real"] <= 1
+        defined = row["contender"].startswith(multimodal.OURS) and row["given"] == 5
+        assert np.isfinite(row["log_prob"]) if defined else "log_prob" not in row
     in_turn = [r for r in rows if r["contender"] == names[0] and r["given"] == 5]
     means = {row["view"]: row["error"] for row in in_turn}
     assert means.pop("") == pytest.approx(np.mean(list(means.values())))
     bars = multimodal.judge([row for row in rows if not row["view"]])
-    assert len(bars) == 5 * 3
+    assert len(bars) == 5 * 3 + 1  # a density where five are given
     assert all(set(bar) == {"name", "value", "bar", "holds"} for bar in bars)
     assert len(multimodal.draw([r for r in rows if not r["view"]], quick=True).axes) == 3
 
@@ -159,7 +162,10 @@ def test_peers_draw_with_holes_in_training(folder: Path, name: str) -> None:
     job = multimodal.Job(name, 0.5, 0, TINY, folder)
     scores = multimodal.run(job)["scores"]
     assert scores
-    assert all(np.isfinite([s[m] for m in multimodal.MEASURES]).all() for s in scores)
+    for score in scores:
+        told = score["given"] == 5 and name != multimodal_peers.JOINT_ONLY
+        measured = [m for m in multimodal.MEASURES if told or m != "log_prob"]
+        assert np.isfinite([score[m] for m in measured]).all()
 
 
 def test_a_file_grows_run_by_run(folder: Path, tmp_path: Path) -> None:
