@@ -4,7 +4,8 @@ Perceptrons of 6 layers of 256 tanh units (the two energy-based and two goodness
 networks of their own, named so), networks of signs and of stochastic units, and residual networks
 of width 32 and depth 32. MNIST from a folder's mnist.npz; Fashion-MNIST from the folder of its four
 idx files; CIFAR-10 from that of its binary files, for contenders of its own (``credit_images``).
-10,000 rows of the training set are for validation; test rows are seen once.
+10,000 rows of the training set are for validation, unless ``--whole`` trains on them, too, at rates
+chosen before; test rows are seen once.
 
 accuracy    of test rows, percent; a stochastic network is asked 20 times
 angle       degrees between the update and back-propagation's, mean over hidden layers
@@ -75,6 +76,7 @@ class Job(NamedTuple):
         folder: of the data; None stands for seeded noise.
         judged: rows of validation and of test, None for all.
         factor: on the contender's learning rate.
+        whole: whether validation rows are trained on, too.
     """
 
     data: str
@@ -86,6 +88,7 @@ class Job(NamedTuple):
     folder: Path | None
     judged: int | None = None
     factor: float = 1.0
+    whole: bool = False
 
 
 class Digits(NamedTuple):
@@ -129,6 +132,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     made.add_argument("--epochs", type=int, default=30, help="of each run (default 30)")
     made.add_argument("--minutes", type=float, default=math.inf, help="at most, of each run")
     made.add_argument("--rows", type=int, help="training rows, all unless given")
+    made.add_argument("--whole", action="store_true", help="train on validation rows, too")
     made.add_argument(
         "--choose",
         action="store_true",
@@ -141,6 +145,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         arguments.seeds, arguments.epochs, arguments.rows = 1, 1, 200
     if not _folders(arguments) and not arguments.quick:
         made.error("--data DIR (of mnist.npz), --fashion DIR or --cifar DIR is needed")
+    if arguments.whole and arguments.choose:
+        made.error("--choose needs validation rows that are not trained on; leave --whole out")
     if not list(of_seed(arguments, 0)):
         made.error(f"no rule for these data has any of {arguments.only} in its name")
     return arguments
@@ -160,7 +166,7 @@ def of_seed(arguments: argparse.Namespace, seed: int) -> Iterator[Job]:
             epochs = 1 if rule in THIN else arguments.epochs
             limits = (arguments.minutes, arguments.rows)
             more = (folders[name], 200 if arguments.quick else None)
-            yield Job(name, rule, seed, epochs, *limits, *more)
+            yield Job(name, rule, seed, epochs, *limits, *more, whole=arguments.whole)
 
 
 def _folders(arguments: argparse.Namespace) -> dict[str, Path | None]:
@@ -209,7 +215,8 @@ def load(job: Job) -> Digits:
         seen, unseen = (_rows(*_idx(job.folder, kind)) for kind in ("train", "t10k"))
     most = len(seen[0]) - min(VALIDATION, len(seen[0]) // 6)
     train, validation = (
-        (seen[0][part], seen[1][part]) for part in (slice(most), slice(most, None))
+        (seen[0][part], seen[1][part])
+        for part in (slice(None if job.whole else most), slice(most, None))
     )
     counts = zip((train, validation, unseen), (job.rows, job.judged, job.judged), strict=True)
     take = CONTENDERS[job.rule].rows

@@ -52,9 +52,22 @@ def test_a_plan_can_be_split() -> None:
         with pytest.raises(SystemExit):
             credit.parse([*words, "--only", "nothing of that name"])
     with pytest.raises(SystemExit):
+        credit.parse(["--data", "x", "--whole", "--choose"])
+    with pytest.raises(SystemExit):
         credit.parse(["--data", "x", "--only", "conv"])
     with pytest.raises(SystemExit):
         credit.parse([])
+
+
+def test_validation_rows_are_trained_on_only_if_wanted() -> None:
+    (job,) = credit.plan(credit.parse(["--quick", "--only", "BP"]))
+    held, whole = (
+        credit.load(job._replace(rows=None, judged=None, whole=whole)) for whole in (False, True)
+    )
+    assert len(whole.train[0]) == len(held.train[0]) + len(held.validation[0])
+    rows = len(held.train[0])
+    assert torch.equal(whole.train[0][rows:], held.validation[0])
+    assert torch.equal(whole.validation[0], held.validation[0])
 
 
 def test_a_run_says_all_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
