@@ -84,16 +84,19 @@ def credit_curves(history: Sequence[Row], network: CreditNetwork) -> "Figure":
     if not kinds:
         raise ValueError("these rows hold no diagnostics; give fit callbacks=[Watch(x, y)]")
     figure = Figure(figsize=(4 * len(kinds), 3.2), layout="constrained")
-    epochs = [row["epoch"] for row in history]
+    epochs, lines = [row["epoch"] for row in history], {}
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         for number, name in enumerate(names):
             values = [row.get(f"{kind}.{name}", math.nan) for row in history]
             if not all(math.isnan(value) for value in values):
                 shade = colormaps["viridis"](number / len(names))
-                axes.plot(epochs, values, "o-", color=shade, label=name, markersize=3)
+                (lines[name],) = axes.plot(epochs, values, "o-", color=shade, markersize=3)
         axes.set(xlabel="epoch", title=TITLES[kind])
         if kind in LOGARITHMIC:
             axes.set_yscale("log")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+    figure.legend(
+        lines.values(), lines, loc="outside right center", fontsize=7, ncols=-(-len(lines) // 16)
+    )
     return figure
