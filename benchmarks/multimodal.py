@@ -56,6 +56,7 @@ JOINT = {
     **NETS,
     "visible": "correlated",  # no code that 1,500 rows can teach holds all that is linear
     "top": (64,),
+    "regress": True,  # or the encoder has to learn every pattern of given views by itself
     "activation": "relu",
     "samples": 1,
 }
