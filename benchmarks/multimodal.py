@@ -45,7 +45,7 @@ from benchmarks.multimodal_peers import (
     absent,
     hidden_of,
 )
-from benchmarks.multimodal_rows import VIEWS, Split, measures, patterns, read, with_holes
+from benchmarks.multimodal_rows import REAL, VIEWS, Split, measures, patterns, read, with_holes
 from benchmarks.pool import run_all
 from genprop.estimator import GenProp
 
@@ -76,7 +76,6 @@ QUICK = Effort(epochs=2, draws=4, paths=10, train=200, test=20, chained=5, dense
 # whether more is better
 MEASURES = {"error": False, "energy": False, "accuracy": True, "log_prob": True}
 PLOTTED = ("error", "energy", "accuracy")  # against the number of given views
-REAL = "real"  # the accuracy that the hidden views themselves have
 COLUMNS = {
     "contender": "contender",
     "missing": "missing",
