@@ -132,7 +132,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     made.add_argument("--epochs", type=int, default=30, help="of each run (default 30)")
     made.add_argument("--minutes", type=float, default=math.inf, help="at most, of each run")
     made.add_argument("--rows", type=int, help="training rows, all unless given")
-    made.add_argument("--whole", action="store_true", help="train on validation rows, too")
+    made.add_argument(
+        "--whole", action="store_true", help="with validation rows; give --json its own"
+    )
     made.add_argument(
         "--choose",
         action="store_true",

@@ -1,6 +1,5 @@
 """What genprop is compared with on several views: regression, neighbours, MultiVae's models."""
 
-import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import KNeighborsRegressor
 from torch import Tensor, nn
+
+from genprop.tables.missingness import log_mean
 
 RIDGE, NEIGHBOURS, PACKAGE = "ridge regression", "nearest neighbours", "multivae"
 ALPHAS = np.logspace(-1, 4, 11)
@@ -146,7 +147,7 @@ def fit_multivae(name: str, train: Views, seed: int, effort: Effort) -> Fitted:
     torch.manual_seed(seed)
     np.random.seed(seed)  # its mixtures draw from numpy's global generator
     random.seed(seed)
-    x = {key: torch.as_tensor(np.nan_to_num(value)) for key, value in train.items()}
+    x = _told(train)
     seen = {key: torch.as_tensor(seen_rows(value)) for key, value in train.items()}
     model = _built(name, {key: value.shape[1] for key, value in x.items()}, effort)
     _train(model, x, None if name == JOINT_ONLY else seen, effort)
@@ -164,13 +165,13 @@ def fit_multivae(name: str, train: Views, seed: int, effort: Effort) -> Fitted:
         means = _drawn(model, _told(rows), given, [hidden], many)[hidden]
         law = torch.distributions.Normal(means, spread[hidden].clamp_min(LEAST_SPREAD))
         each = law.log_prob(torch.as_tensor(rows[hidden])).sum(-1)
-        found: Array = (each.logsumexp(0) - math.log(len(each))).numpy()
-        return found
+        return np.asarray(log_mean(each))
 
     return Fitted(fill, None if name == JOINT_ONLY else density)
 
 
 def _told(rows: Views) -> Tensors:
+    """As tensors, zero where nothing is told."""
     return {key: torch.as_tensor(np.nan_to_num(value)) for key, value in rows.items()}
 
 
