@@ -1,9 +1,10 @@
 """What genprop is compared with on several views: regression, neighbours, MultiVae's models."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,10 +72,11 @@ Density = Callable[[Views, str], Array]
 
 
 class Fitted(NamedTuple):
-    """What a contender can do: fill, and if it defines a density, tell it."""
+    """What a contender can do: fill, if it defines a density tell it, and fill in other ways."""
 
     fill: Fill
     density: Density | None = None
+    others: Mapping[str, Fill] = MappingProxyType({})
 
 
 Fit = Callable[[Views, int, Effort], Fitted]

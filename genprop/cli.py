@@ -196,10 +196,13 @@ def impute(
     out: Annotated[Path, typer.Option(help="File to write: .npy, .npz, .csv or .parquet.")],
     fit: Annotated[bool, typer.Option("--fit", help="Fit a model to the rows first.")] = False,
     draws: Annotated[int, typer.Option(min=1, help="Completions of each row.")] = 5,
-    method: Annotated[str, typer.Option(help="auto, sir, gibbs or mean.")] = "auto",
+    method: Annotated[
+        str, typer.Option(help="auto, sir, gibbs, mean, or of donors residuals or neighbours.")
+    ] = "auto",
     samples: Annotated[
         int, typer.Option(min=1, help="Paths from which each draw is resampled.")
     ] = 200,
+    donors: Annotated[Path | None, typer.Option(help="Rows that lend what others lack.")] = None,
     seed: Seed = None,
     key: Key = None,
 ) -> None:
@@ -214,6 +217,7 @@ def impute(
     X, draws = read_data(paths[-1], key), 1 if method == "mean" else draws
     model = _imputer(X, seed) if fit else _loaded(paths[0])
     how = {"draws": draws, "method": method, "samples": samples, "random_state": seed}
+    how["donors"] = None if donors is None else read_data(donors, key)
     write_data(out, _rows_named(model.impute(X, **how)))
     _say(f"Wrote {_counted(draws, 'completion')} of {paths[-1]} to {out}")
 

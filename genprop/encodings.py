@@ -44,14 +44,17 @@ def of_config(config: dict[str, Any]) -> AnyEncoding:
     return kind.of_config(config)
 
 
-def encoded(encodings: Encodings, raws: Mapping[str, Raw]) -> Batch:
-    """The rows as numbers with masks, in the data's precision."""
+def encoded(
+    encodings: Encodings, raws: Mapping[str, Raw], like: torch.Tensor | None = None
+) -> Batch:
+    """The rows as numbers with masks, in the data's precision, or in that and the place of like."""
     values, seen = {}, {}
     for name, encoding in encodings.items():
         numbers, mask = encoding.encode(raws[name].values)
         values[name] = torch.as_tensor(numbers)
         seen[name] = torch.as_tensor(mask)
-    return Batch.of(values, seen)
+    batch = Batch.of(values, seen)
+    return batch if like is None else batch.to(like.device, like.dtype)
 
 
 def decoded(encoding: AnyEncoding, x: torch.Tensor, exact: bool = False) -> Any:

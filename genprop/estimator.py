@@ -229,35 +229,43 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         method: str = "auto",
         samples: int = 200,
         refine: int = 0,
+        donors: Data = None,
+        neighbours: int = 20,
         random_state: Any = None,
     ) -> Data:
         """Completes rows with draws from P(x_unseen | x_seen); observed cells stay as they are.
 
-        Nothing is fitted anew. Any pattern of missing cells goes, row by row, and with the same
-        seed a row gets the same draws in whatever batch it comes.
+        Any pattern of missing cells goes, and with the same seed a row gets the same draws in
+        whatever batch it comes.
 
         Args:
             X: rows like those of fit, with NaN in the cells to draw.
             draws: completions of each row.
-            method: ``"sir"``, sampling-importance-resampling from the encoder; ``"gibbs"``, Markov
-                chains that start there; ``"auto"``, ten times the samples where too few count, then
-                chains; or ``"mean"``, given what is seen (modes or medians of categories).
+            method: ``"sir"``, importance resampling of encoded paths; ``"gibbs"``, chains from
+                there; ``"auto"``, ten times the samples where too few count, then chains;
+                ``"mean"`` (modes or medians of categories); or lent by donors of near codes:
+                ``"neighbours"``, their values, or ``"residuals"``, of real values their errors.
             samples: paths from which each draw is resampled.
             refine: with n > 0, every row by chains of n transitions from there; "gibbs" has 200.
+            donors: rows that lend, such as those of fit.
+            neighbours: of how many donors one lends each draw.
             random_state: seed in place of the estimator's.
 
         Returns:
             ``(draws, rows, *event)``; of a DataFrame, one DataFrame with the draw as the outer
             level of its index; of a dict, a dict.
         """
-        how = How(method, draws, samples, khat=False).refined(refine)
-        return self._imputed(X, how, random_state).draws
+        how: dict[str, Any] = {"method": method, "draws": draws, "samples": samples, "khat": False}
+        how |= {"donors": donors, "neighbours": neighbours, "refine": refine}
+        return self.imputation(X, random_state=random_state, **how).draws
 
     def imputation(
         self, X: Data, *, refine: int = 0, random_state: Any = None, **how: Any
     ) -> Imputed:
         """What ``impute`` gives, with ESS, k-hat and R-hat of each row; ``how`` as there."""
-        return self._imputed(X, How(**how).refined(refine), random_state)
+        check_is_fitted(self)
+        chosen = How(**how).refined(refine)
+        return impute_by([self.model_], self, X, chosen, self._chosen(random_state))
 
     def log_likelihood(
         self,
@@ -330,7 +338,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def batch(self, X: Data) -> Batch:
         """The rows as ``model_`` takes them: numbers with masks, where it is, in its precision."""
-        return self._batch(self._raws(X))
+        return encoded(self.encodings_, self._raws(X), self.model_.like)
 
     def transform(self, X: Data) -> NDArray[np.float32]:
         """The codes h_L of the rows, by the mode of every encoder: ``(rows, code)``."""
@@ -343,8 +351,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def reconstruct(self, X: Data) -> Data:
         """E[x | h_1] of the rows' own codes, by modes all the way; missing cells are filled too."""
-        raws = self._raws(X)
-        back = rebuilt(self.model_, self.encodings_, raws, self._batch(raws))
+        back = rebuilt(self.model_, self.encodings_, self._raws(X))
         return back if holds_modalities(X) else back["x"]
 
     def save(self, directory: str | Path) -> None:
@@ -383,18 +390,10 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         return checked(self, X, reset=False)
 
-    def _batch(self, raws: Mapping[str, Raw]) -> Batch:
-        """The rows where the fitted model is, in its precision."""
-        return encoded(self.encodings_, raws).to(self.model_.like.device, self.model_.like.dtype)
-
     def _split(self, data: Batch, validation_data: Data) -> tuple[Batch, Batch | None]:
         if validation_data is not None:
             return data, encoded(self.encodings_, checked(self, validation_data, reset=False))
         return hold_out(data, self.validation, self.held_out, variables(self.model_))
-
-    def _imputed(self, X: Data, how: How, random_state: Any) -> Imputed:
-        check_is_fitted(self)
-        return impute_by([self.model_], self, X, how, self._chosen(random_state))
 
     def _chosen(self, random_state: Any) -> Any:
         return self.random_state if random_state is None else random_state

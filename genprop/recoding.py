@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from genprop.data import Batch
-from genprop.encodings import Encodings, decoded, drawn
+from genprop.encodings import Encodings, decoded, drawn, encoded
 from genprop.model import Model
 from genprop.stack import joint_code
 from genprop.table import Raw, like
@@ -34,9 +34,8 @@ def rows_of(model: Model, encodings: Encodings, codes: NDArray[Any]) -> Any:
     return drawn(encodings, {name: path.x for name, path in paths.items()})
 
 
-def rebuilt(
-    model: Model, encodings: Encodings, raws: Mapping[str, Raw], batch: Batch
-) -> dict[str, Any]:
+def rebuilt(model: Model, encodings: Encodings, raws: Mapping[str, Raw]) -> dict[str, Any]:
     """E[x | h_1] of the rows' own codes, each modality in the form that its rows had."""
+    batch = encoded(encodings, raws, model.like)
     back = model.decode(joint_code(model.encode(batch, point=True))[0], point=True)
     return {n: like(decoded(encodings[n], path.x), raws[n]) for n, path in back.items()}

@@ -65,7 +65,7 @@ FLOORS = (
     ("posterior",),
     ("priors.*", "samplers.*"),
     ("rules.*", "likelihood.*"),
-    ("progress", "codes", "validation"),
+    ("progress", "codes", "validation", "tables.donors"),
     ("train", "tables.imputation", "build", "prediction", "recoding"),
     ("tables.members",),
     ("tables.imputed",),

@@ -150,6 +150,18 @@ def test_seeds_make_samples_again(genprop: Genprop, model: Path) -> None:
     assert not np.array_equal(np.load("a.npy"), np.load("c.npy"))
 
 
+def test_rows_of_a_file_lend_what_others_lack(genprop: Genprop, model: Path) -> None:
+    table().to_csv("rows.csv", index=False)
+    lent = ("--method", "neighbours", "--donors", "rows.csv", "--draws", 2)
+    done = genprop("impute", model, "rows.csv", "--out", "full.csv", *lent)
+    assert done.err == "Wrote 2 completions of rows.csv to full.csv\n"
+    known, full = pd.read_csv("rows.csv"), pd.read_csv("full.csv")
+    for column in known:
+        # one has the digits of the model's precision
+        apart = np.abs(full[column].to_numpy()[:, None] - known[column].dropna().to_numpy())
+        assert apart.min(1).max() < 1e-5
+
+
 def test_observed_cells_come_back_letter_by_letter(genprop: Genprop, model: Path) -> None:
     table().to_csv("rows.csv", index=False)
     done = genprop("impute", model, "rows.csv", "--draws", 3, "--out", "full.csv", "--samples", 10)
@@ -359,6 +371,7 @@ def test_toml_errors_are_sentences(genprop: Genprop, content: str, sentence: str
         ("sample MODEL --out new.csv --n 0", "Invalid value for '--n'"),
         ("impute MODEL wide.csv --out new.csv", "The feature names should match"),
         ("impute MODEL rows.csv --out new.csv --draws many", "Invalid value for '--draws'"),
+        ("impute MODEL rows.csv --out a.csv --method residuals", "method='residuals' needs donors"),
         ("evaluate MODEL rows.csv --processes 2", "Processes share what --parts keeps"),
         ("evaluate MODEL rows.csv --out new.npy", "Expected a file that ends in .csv"),
         ("evaluate MODEL parts.npz", "the model was fitted on modalities ['x']"),

@@ -38,7 +38,7 @@ def of_rows(
     """
 
     def batch(rows: Raws) -> Batch:
-        return encoded(encodings, rows).to(model.like.device, model.like.dtype)
+        return encoded(encodings, rows, model.like)
 
     given = None if known is None else batch(known)
     found = log_likelihood(model, batch(raws), method, samples, given, **options)

@@ -1,8 +1,9 @@
-"""Completing rows, each by randomness of its own: by resampled paths, by chains, or by means."""
+"""Completing rows, each by randomness of its own: by paths, by chains, by donors, or by means."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +20,14 @@ from genprop.posterior import Posterior
 from genprop.prior import DensityPrior
 from genprop.resampling import picked, resampled
 from genprop.samplers.gibbs import Gibbs
+from genprop.tables.donors import lent
 from genprop.tables.missingness import DRAWS
 from genprop.tables.not_at_random import COMPLETIONS, explains_holes, weigh_whole_rows
 from genprop.tables.row_noise import RowNoise, distinct, keys_of
 from genprop.unseen import Law, unseen
 
-METHODS = ("auto", "sir", "gibbs", "mean")
+LENDING = ("residuals", "neighbours")  # of donors
+METHODS = ("auto", "sir", "gibbs", "mean", *LENDING)
 # worked on at a time: always as many of the same effort, so that a row's sums have the same order
 ROWS, PATHS = 64, 2**14
 FEWEST_CHAINS = 4
@@ -48,9 +51,12 @@ class How:
         samples: paths K from which each draw is resampled, or over which a mean is taken.
         sweeps: transitions of each chain.
         khat: whether the Pareto shape of the weights is estimated, which takes its time.
+        donors: rows that lend, of the methods "residuals" and "neighbours".
+        neighbours: of how many donors a draw is lent by one.
 
     Raises:
-        ValueError: an unknown method, no draw, sample or sweep, or several draws of a mean.
+        ValueError: an unknown method, no draw, sample, sweep or neighbour, several draws of a mean,
+            or donors where they are not asked for, or none where they are.
     """
 
     method: str = "auto"
@@ -58,16 +64,26 @@ class How:
     samples: int = 200
     sweeps: int = 200
     khat: bool = True
+    donors: Any = None
+    neighbours: int = 20
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(
                 f"method must be 'auto' or one of {', '.join(METHODS[1:])}, but is {self.method!r}"
             )
-        if min(self.draws, self.samples, self.sweeps) < 1:
+        if min(self.draws, self.samples, self.sweeps, self.neighbours) < 1:
             raise ValueError(
                 f"imputation needs at least one draw and one sample, but got draws={self.draws}, "
-                f"samples={self.samples} and sweeps={self.sweeps}"
+                f"samples={self.samples}, sweeps={self.sweeps} and neighbours={self.neighbours}"
+            )
+        if self.method in LENDING and self.donors is None:
+            raise ValueError(
+                f"method={self.method!r} needs donors, rows that lend, such as those of fit"
+            )
+        if self.method not in LENDING and self.donors is not None:
+            raise ValueError(
+                f"method={self.method!r} takes no donors; use one of {', '.join(LENDING)}"
             )
         if self.method == "mean" and self.draws > 1:
             raise ValueError(
@@ -132,7 +148,8 @@ def fill(
     ``"gibbs"`` starts a chain at each such path and moves it by Gibbs sweeps with Metropolis'
     correction. ``"auto"`` takes ten times as many paths in the rows whose weights tell that too
     few of them count, and chains where these are too few, too.
-    ``"mean"`` averages E[x | h_1] over the K paths by their weights.
+    ``"mean"`` averages E[x | h_1] over the K paths by their weights. ``"residuals"`` and
+    ``"neighbours"`` let donors lend (``genprop.tables.donors``).
 
     A row gets the same draws in any batch: its random numbers are a hash of the seed and of what it
     holds. Rows that hold the same get draws of their own, the first of them always the same.
@@ -147,22 +164,29 @@ def fill(
         averages: how elements come of it.
 
     Raises:
-        ValueError: data that does not fit the model, or chains where they are impossible.
+        ValueError: data that does not fit the model, chains where they are impossible, or donors
+            that do not show what rows lack.
 
     References:
         Rubin, 1988, Using the SIR algorithm to simulate posterior distributions. Rezende, Mohamed,
         Wierstra, 2014, and Mattei, Frellsen, 2018, for chains and weights of missing data.
     """
     model.check(batch)
-    if how.method == "gibbs" and explains_holes(model):
+    if how.method in ("gibbs", *LENDING) and explains_holes(model):
         raise ValueError(
-            "chains do not know why cells are missing, which this model explains; use method='sir'"
+            f"method={how.method!r} does not know why cells are missing, which this model "
+            f"explains; use method='sir'"
         )
     bend, unbend = features or _means, averages or _as_they_are
     masks = batch.masks()
     holes = ~torch.stack([mask.all(-1) for mask in masks.values()]).all(0)
     seen = [mask.to(batch.x[name].dtype) for name, mask in masks.items()]
     keys = keys_of([*batch.x.values(), *seen], seed).to(model.like.device)
+    if how.method in LENDING:
+        residuals = how.method == "residuals"
+        return _unweighed(
+            lent(model, batch, how.donors, how.draws, how.neighbours, residuals, keys)
+        )
 
     def made(how: How, rows: Tensor | slice) -> Filled:
         parts = _parts(model, batch.take(rows), how, keys[rows])
@@ -290,13 +314,20 @@ def _mean(model: Model, batch: Batch, how: How, features: Features, averages: Av
 
 def _told(x: dict[str, Tensor], log_w: Tensor, how: How) -> Filled:
     """Completed rows with what their weights say."""
+    told = _unweighed(x)
     ess = (1 / log_w.softmax(0).square().sum(0)).double()
-    unknown = torch.full_like(ess, torch.nan)
-    khat = unknown
-    if how.khat:
-        khat = torch.as_tensor(pareto_khat(log_w.T.cpu().double().numpy())).to(unknown)
-    no = torch.zeros_like(ess, dtype=torch.bool)
-    return Filled(x, ess, khat, unknown, unknown, no)
+    if not how.khat:
+        return replace(told, ess=ess)
+    khat = torch.as_tensor(pareto_khat(log_w.T.cpu().double().numpy())).to(ess)
+    return replace(told, ess=ess, khat=khat)
+
+
+def _unweighed(x: dict[str, Tensor]) -> Filled:
+    """Completed rows of which nothing is told."""
+    first = next(iter(x.values()))
+    unknown = torch.full(first.shape[1:2], torch.nan, dtype=torch.double, device=first.device)
+    no = torch.zeros_like(unknown, dtype=torch.bool)
+    return Filled(x, unknown, unknown, unknown, unknown, no)
 
 
 def _replaced(filled: Filled, rows: Tensor, by: Filled) -> Filled:

@@ -1,7 +1,7 @@
 """What an imputation gives back: completed rows as they came, and how far to trust each."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from genprop.encodings import AnyEncoding, decoded, encoded
 from genprop.model import Model
 from genprop.seeds import seeded
 from genprop.table import Raw, checked, completed, holds_modalities
-from genprop.tables.imputation import Filled, How
+from genprop.tables.imputation import LENDING, Filled, How
 from genprop.tables.members import fill_together
 
 if TYPE_CHECKING:
@@ -78,6 +78,9 @@ def impute_by(
         random_state: of all draws.
     """
     raws = checked(estimator, X, reset=False)
+    if how.donors is not None:
+        lending = checked(estimator, how.donors, reset=False)
+        how = replace(how, donors=encoded(estimator.encodings_, lending, models[0].like))
     with seeded(random_state):
         seed = int(torch.randint(2**62, ()))
         filled, rows = impute_rows(models, estimator.encodings_, raws, how, seed)
@@ -103,7 +106,7 @@ def impute_rows(
         seed: of all rows.
     """
     like = models[0].like
-    batch = encoded(encodings, raws).to(like.device, like.dtype)
+    batch = encoded(encodings, raws, like)
     holes = torch.as_tensor(_holes(raws) > 0).to(like.device)
     filled = None
     if bool(holes.any()):
@@ -141,6 +144,6 @@ def _lines(
             column[holes] = told.cpu().numpy()
         table[name] = column
     if filled is not None:
-        plain = "mean" if how.method == "mean" else "sir"
+        plain = how.method if how.method in ("mean", *LENDING) else "sir"
         table.loc[holes, "method"] = np.where(filled.chained.cpu().numpy(), "gibbs", plain)
     return table

@@ -295,7 +295,7 @@ def test_rows_alone_saving_and_refusals(tmp_path) -> None:
     model.save(tmp_path / "model")
     again = GenProp.load(tmp_path / "model")
     np.testing.assert_array_equal(again.impute(holes, draws=3), whole)
-    with pytest.raises(ValueError, match="chains do not know"):
+    with pytest.raises(ValueError, match="does not know why cells are missing"):
         model.impute(holes, method="gibbs")
     with pytest.raises(ValueError, match="missing must be one of"):
         GenProp(missing="sometimes", **quick).fit(holes)

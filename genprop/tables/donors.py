@@ -1,0 +1,240 @@
+"""Completing rows by rows that were seen: those with the nearest codes lend what is missing."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from genprop.conditional import Family, LocationScale
+from genprop.data import Batch
+from genprop.model import Model
+from genprop.samplers.neighbour import nearest
+from genprop.shapes import Elements
+from genprop.stack import joint_code
+from genprop.tables.columns import Columns
+from genprop.tables.row_noise import RowNoise
+
+AVERAGED = 20  # draws of a code that is unseen, where no mean of it is known
+ROWS = 4096  # encoded at once
+DIGITS = 5  # of an element's spread, by which codes are told apart
+
+
+class Expected(NamedTuple):
+    """What a model makes of rows by modes alone.
+
+    Attributes:
+        code: the uppermost joint code, ``(rows, code)``.
+        x: for each modality what is seen, and elsewhere E[x | code, x_seen], ``(rows, elements)``.
+        real: for each modality which elements are real-valued, ``(elements,)``.
+    """
+
+    code: Elements
+    x: dict[str, Elements]
+    real: dict[str, Tensor]
+
+
+@torch.no_grad()
+def lent(
+    model: Model,
+    batch: Batch,
+    donors: Batch,
+    draws: int,
+    neighbours: int,
+    residuals: bool,
+    keys: Tensor,
+) -> dict[str, Tensor]:
+    r"""Draws of what rows do not show, each lent by one of the donors with the nearest codes.
+
+    Of a row with x_seen every donor j is encoded as if it showed no more than the row, so that
+    codes tell of the same. Of the K nearest in code one lends, by chance, each once before any
+    lends again: the values x_j themselves (a hot deck matched in code), or for real values its
+    error::
+
+        x = E[x | x_seen] + x_j - E[x_j | x_j,seen]
+
+    expectations being those by the modes of encoders and decoders. Its errors are as wide, skewed
+    and dependent as they were in rows like this one, whatever the decoder's family says.
+
+    A modality is lent by donors that show all of it that the row lacks, and anything of what the
+    row shows; all modalities by the same donor where every donor shows all of them. To a row that
+    shows nothing any donor lends.
+
+    Args:
+        model: the model.
+        batch: rows, any of their cells unseen; each pattern of holes takes a pass of all donors.
+        donors: rows that lend.
+        draws: completions of each row.
+        neighbours: K, or as many donors as there are.
+        residuals: whether real values are lent by their errors.
+        keys: a whole number for each row, on which its choices depend.
+
+    Raises:
+        ValueError: what a row lacks is shown by no donor.
+
+    References:
+        Bengio, 2014, arXiv 1407.7906 (nearest-neighbour strategies). Little, 1988, Missing-data
+        adjustments in large surveys (predictive mean matching). Schenker, Taylor, 1996, Partially
+        parametric techniques for multiple imputation (local residual draws).
+    """
+    model.check(donors)
+    masks, shown = batch.masks(), donors.masks()
+    groups = list(_patterns(masks))
+    for pattern, _ in groups:
+        for name in _lacking(pattern):
+            _check_able(name, _able(shown, pattern, name))
+    with RowNoise(keys):
+        # a number a row at a time, because a dimension as long as the rows would not be told apart
+        chance = torch.stack([torch.rand(len(keys)) for _ in range(2 * draws + neighbours)], -1)
+    chance = chance.to(keys.device)
+    x = {name: value.expand(draws, *value.shape).clone() for name, value in batch.x.items()}
+    for pattern, rows in groups:
+        own = _expected(model, batch.take(rows))
+        theirs = _expected(model, _told(donors, pattern))
+        for name in _lacking(pattern):
+            able = _able(shown, pattern, name).nonzero()[:, 0]
+            near = _lenders(theirs.code[able], own.code, neighbours, chance[rows], draws)
+            lender = able[near]
+            value = donors.x[name][lender]
+            if residuals:
+                shifted = own.x[name] + (value - theirs.x[name][lender])
+                value = torch.where(own.real[name], shifted, value)
+            x[name][:, rows] = torch.where(pattern[name], batch.x[name][rows], value)
+    return x
+
+
+def _patterns(masks: dict[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """Every pattern of holes that occurs, and the numbers of its rows."""
+    sizes = [mask.shape[1] for mask in masks.values()]
+    every, which = torch.unique(torch.cat([*masks.values()], -1), dim=0, return_inverse=True)
+    for number, pattern in enumerate(every):
+        yield dict(zip(masks, pattern.split(sizes), strict=True)), (which == number).nonzero()[:, 0]
+
+
+def _lacking(pattern: dict[str, Tensor]) -> list[str]:
+    """The modalities with holes."""
+    return [name for name, seen in pattern.items() if not bool(seen.all())]
+
+
+def _able(shown: dict[str, Tensor], pattern: dict[str, Tensor], name: str) -> Tensor:
+    """Which donors show all that rows of a pattern lack of a modality, and anything of the rest."""
+    able = shown[name][:, ~pattern[name]].all(-1)
+    told = torch.stack([(shown[n] & seen).any(-1) for n, seen in pattern.items()]).any(0)
+    return able & told if _shows(pattern) else able
+
+
+def _shows(pattern: dict[str, Tensor]) -> bool:
+    return any(bool(seen.any()) for seen in pattern.values())
+
+
+def _check_able(name: str, able: Tensor) -> None:
+    if not bool(able.any()):
+        raise ValueError(
+            f"no donor shows all that a row lacks of modality {name!r}, and anything of what it "
+            f"shows; give donors that do, or use method='sir'"
+        )
+
+
+def _lenders(codes: Tensor, own: Tensor, neighbours: int, chance: Tensor, draws: int) -> Tensor:
+    """The donor of each draw, ``(draws, rows)``.
+
+    Args:
+        codes: of the donors.
+        own: the rows' codes.
+        neighbours: of how many donors a draw is lent by one.
+        chance: numbers between 0 and 1, ``(rows, 2 draws + neighbours)``.
+        draws: how many.
+    """
+    spread = (codes - codes.mean(0)).abs().mean(0).clamp_min(torch.finfo(codes.dtype).tiny)
+    points, point, count = torch.unique(
+        (codes / spread).round(decimals=DIGITS), dim=0, return_inverse=True, return_counts=True
+    )
+    near = nearest(points * spread, own, min(neighbours, len(points)))[1]
+    turns = _turns(min(neighbours, len(codes)), chance[:, draws:], draws)
+    chosen = near.gather(1, torch.searchsorted(count[near].cumsum(-1), turns, right=True))
+    # donors with the same code are equally near: any of them, however many there are
+    start, members = count.cumsum(0) - count, point.argsort(stable=True)
+    lenders: Tensor = members[start[chosen] + (chance[:, :draws] * count[chosen]).long()]
+    return lenders.T
+
+
+def _turns(count: int, chance: Tensor, draws: int) -> Tensor:
+    """A number below the count for each draw, by chance and all before any again."""
+    laps = -(-draws // count)
+    order: Tensor = chance[:, : laps * count].unflatten(-1, (laps, count)).argsort(-1)
+    return order.flatten(1)[:, :draws].contiguous()
+
+
+def _told(donors: Batch, pattern: dict[str, Tensor]) -> Batch:
+    """Donors as if no more of them were seen than of rows of that pattern."""
+    masks = {name: mask & pattern[name] for name, mask in donors.masks().items()}
+    return Batch({n: torch.where(m, donors.x[n], 0) for n, m in masks.items()}, dict(masks))
+
+
+def _expected(model: Model, batch: Batch) -> Expected:
+    """``expected`` of many rows, some at a time."""
+    parts = [
+        expected(model, batch.take(slice(start, start + ROWS)))
+        for start in range(0, batch.rows, ROWS)
+    ]
+    x = {name: torch.cat([part.x[name] for part in parts]) for name in batch.x}
+    return Expected(torch.cat([part.code for part in parts]), x, parts[0].real)
+
+
+@torch.no_grad()
+def expected(model: Model, batch: Batch) -> Expected:
+    """The code of rows by the mode of every encoder, and what its decoders expect of the unseen.
+
+    What is unseen of a code has its mean given the rest of the code.
+
+    >>> from genprop.conditional import Bernoulli
+    >>> from genprop.priors.gaussian import GaussianPrior
+    >>> from genprop.stack import Stack
+    >>> model = Model(Stack.build(Bernoulli(4), hidden=(2,)), GaussianPrior(2))
+    >>> made = expected(model, Batch.of(torch.ones(3, 4)))
+    >>> made.code.shape, made.x["x"].sum().item(), made.real["x"].any().item()
+    (torch.Size([3, 2]), 12.0, False)
+    """
+    paths = model.encode(batch, point=True)
+    code, seen, prior = joint_code(paths)[0], model.code_seen(batch), model.prior
+    top, raw = code, torch.full_like(code[0], not prior.discrete, dtype=torch.bool)
+    if isinstance(prior, Model):
+        above = expected(prior, prior.batch(code, seen))
+        top, code = above.code, torch.cat([*above.x.values()], -1)
+        raw = torch.cat([*above.real.values()], -1)
+    elif seen is not None and bool((partly := ~seen.all(-1)).any()):
+        law = prior.condition(code[partly], seen[partly])
+        code = top = code.clone()
+        code[partly] = torch.where(seen[partly], code[partly], _mean(law))
+    below, x, real = model.decode(code, point=True), {}, {}
+    parts = raw.split([*model.sizes.values()], -1)
+    for (name, stack), part in zip(model.named_stacks(), parts, strict=True):
+        mask = batch.seen[name]
+        real[name] = real_elements(stack[0].decoder.family) if len(stack.layers) else part
+        x[name] = batch.x[name]
+        if mask is not None:
+            mean = below[name].x
+            if not stack.elementwise:
+                own = stack[0].decoder(paths[name].h[1][0]).given(batch.x[name], mask).mean
+                mean = torch.where(mask.any(-1, keepdim=True), own, mean)
+            x[name] = torch.where(mask, batch.x[name], mean)
+    return Expected(top, x, real)
+
+
+def _mean(law: torch.distributions.Distribution) -> Tensor:
+    try:
+        return law.mean
+    except NotImplementedError:
+        return law.sample((AVERAGED,)).mean(0)
+
+
+def real_elements(family: Family) -> Tensor:
+    """Which elements of a family are real values, rather than zeros, ones, counts or parts of them.
+
+    >>> from genprop.conditional import Bernoulli, Gaussian
+    >>> real_elements(Columns([Gaussian(2), Bernoulli(1)]))
+    tensor([ True,  True, False])
+    """
+    if isinstance(family, Columns):
+        return torch.cat([real_elements(block) for block in family.blocks])
+    return torch.full((family.elements,), isinstance(family, LocationScale))
