@@ -9,11 +9,12 @@ from torch import Tensor
 from genprop.conditional import Family, LocationScale
 from genprop.data import Batch
 from genprop.model import Model
+from genprop.prior import Prior
 from genprop.samplers.neighbour import nearest
-from genprop.shapes import Elements
+from genprop.shapes import Elements, Seen
 from genprop.stack import joint_code
 from genprop.tables.columns import Columns
-from genprop.tables.row_noise import RowNoise
+from genprop.tables.row_noise import RowNoise, distinct, keys_of
 
 AVERAGED = 20  # draws of a code that is unseen, where no mean of it is known
 ROWS = 4096  # encoded at once
@@ -145,7 +146,8 @@ def _lenders(codes: Tensor, own: Tensor, neighbours: int, chance: Tensor, draws:
         chance: numbers between 0 and 1, ``(rows, 2 draws + neighbours)``.
         draws: how many.
     """
-    spread = (codes - codes.mean(0)).abs().mean(0).clamp_min(torch.finfo(codes.dtype).tiny)
+    spread = (codes - codes.mean(0)).abs().mean(0)
+    spread = torch.where(spread > 0, spread, 1)
     points, point, count = torch.unique(
         (codes / spread).round(decimals=DIGITS), dim=0, return_inverse=True, return_counts=True
     )
@@ -203,14 +205,15 @@ def expected(model: Model, batch: Batch) -> Expected:
         top, code = above.code, torch.cat([*above.x.values()], -1)
         raw = torch.cat([*above.real.values()], -1)
     elif seen is not None and bool((partly := ~seen.all(-1)).any()):
-        law = prior.condition(code[partly], seen[partly])
         code = top = code.clone()
-        code[partly] = torch.where(seen[partly], code[partly], _mean(law))
+        code[partly] = _completed(prior, code[partly], seen[partly])
     below, x, real = model.decode(code, point=True), {}, {}
     parts = raw.split([*model.sizes.values()], -1)
     for (name, stack), part in zip(model.named_stacks(), parts, strict=True):
         mask = batch.seen[name]
-        real[name] = real_elements(stack[0].decoder.family) if len(stack.layers) else part
+        real[name] = part
+        if len(stack.layers):
+            real[name] = real_elements(stack[0].decoder.family).to(code.device)
         x[name] = batch.x[name]
         if mask is not None:
             mean = below[name].x
@@ -221,11 +224,16 @@ def expected(model: Model, batch: Batch) -> Expected:
     return Expected(top, x, real)
 
 
-def _mean(law: torch.distributions.Distribution) -> Tensor:
+def _completed(prior: Prior, code: Elements, seen: Seen) -> Elements:
+    """Codes with the mean of what is unseen of them, the same for a row in any batch."""
+    law = prior.condition(code, seen)
     try:
-        return law.mean
+        mean = law.mean
     except NotImplementedError:
-        return law.sample((AVERAGED,)).mean(0)
+        keys = keys_of([torch.where(seen, code, 0), seen.to(code.dtype)], 0).to(code.device)
+        with RowNoise(keys):
+            mean = law.sample((distinct(AVERAGED, {*code.shape}),)).mean(0)
+    return torch.where(seen, code, mean)
 
 
 def real_elements(family: Family) -> Tensor:

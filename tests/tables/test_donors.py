@@ -15,6 +15,7 @@ from genprop import GenProp
 from genprop.conditional import Bernoulli, Gaussian
 from genprop.data import Batch
 from genprop.model import Model
+from genprop.priors.denoising import DenoisingPrior
 from genprop.priors.gaussian import GaussianPrior
 from genprop.stack import Stack
 from genprop.tables.donors import expected
@@ -175,6 +176,19 @@ def test_a_row_gets_the_same_draws_in_any_batch_and_order(seed: int, method: str
     rows = torch.from_numpy(rng.permutation(90)[: rng.integers(1, 90)])
     part = fill(model, Batch.of(donors[rows], seen[rows]), how, 0).x["x"]
     torch.testing.assert_close(part, whole[:, rows])
+
+
+def test_where_no_mean_of_a_code_is_known_a_row_is_still_its_own() -> None:
+    torch.manual_seed(7)
+    stacks = {name: Stack.build(Gaussian(3), (2,)) for name in ("a", "b")}
+    model = Model(stacks, DenoisingPrior(4)).double()
+    rows = Batch.of({name: torch.randn(12, 3).double() for name in stacks})
+    gone = torch.zeros(12, 3, dtype=torch.bool)
+    asked = Batch.of(rows.x, {"b": gone})
+    how = lending("residuals", rows, draws=3, neighbours=4)
+    whole = fill(model, asked, how, 0).x["b"]
+    part = fill(model, asked.take(torch.tensor([7, 2, 5])), how, 0).x["b"]
+    torch.testing.assert_close(part, whole[:, [7, 2, 5]])
 
 
 def test_an_absent_modality_is_expected_to_be_the_mean_given_the_others() -> None:
