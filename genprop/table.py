@@ -57,6 +57,7 @@ def checked(estimator: Any, X: Any, reset: bool) -> dict[str, Raw]:
         ValueError: no rows, a wrong width, infinities, modalities that fit did not know.
     """
     if not holds_modalities(X):
+        _check_alone(estimator, X, reset)
         X = unmasked(X)
         choices = _choices(estimator, "x", X, reset)
         if choices is not None:
@@ -76,6 +77,15 @@ def checked(estimator: Any, X: Any, reset: bool) -> dict[str, Raw]:
         return raws
     (count,) = set(rows.values())
     return {n: raws.get(n) or _absent(estimator, n, count) for n in estimator.encodings_}
+
+
+def _check_alone(estimator: Any, X: Any, reset: bool) -> None:
+    if not reset and "x" not in estimator.encodings_:
+        names = list(estimator.encodings_)
+        raise ValueError(
+            f"the model was fitted on modalities {names}, but got a {type(X).__name__}; give a "
+            f"dict, such as {{{names[0]!r}: rows}}"
+        )
 
 
 def holds_modalities(X: Any) -> bool:

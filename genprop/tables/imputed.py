@@ -51,6 +51,12 @@ class Imputed:
     @property
     def verdict(self) -> str:
         """In a sentence, how many rows' draws should not be trusted, and what to do."""
+        lent = int(self.rows["method"].isin(LENDING).sum())
+        if lent:
+            return (
+                f"Donors lent to {lent:,} of {len(self.rows):,} rows; no weight tells how well, so "
+                f"hide cells that you know, and compare."
+            )
         poor = (self.rows["khat"] > UNRELIABLE) & (self.rows["method"] == "sir")
         poor |= self.rows["rhat"] > APART
         if not poor.any():

@@ -243,6 +243,7 @@ def test_users_get_whole_categories_and_their_own_columns() -> None:
     for method in LENDING:
         found = model.imputation(holes, method=method, donors=frame.iloc[40:], draws=10)
         assert set(found.rows["method"]) == {method}
+        assert str(found).startswith("Donors lent to 40 of 40 rows")
         assert found.draws["kind"].isin(["large", "small"]).all()
         mean = found.draws["weight"].groupby(level=1).mean()
         # weights differ by 2, of which what is seen leaves 0.1, and twenty neighbours some more
