@@ -24,7 +24,7 @@ SETTINGS: dict[str, Any] = {
     "visible": {"image": "bernoulli", "label": "categorical"},
     "prior": "denoising",  # codes of one class lie together, apart from those of the others
     # of 784 pixels and one label, the code would be told of the pixels alone
-    "weights": {"label": 50.0},
+    "weights": {"label": 1000.0},
 }
 
 Array = NDArray[Any]
