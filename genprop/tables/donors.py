@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from genprop.conditional import Family, LocationScale
 from genprop.data import Batch
@@ -80,20 +81,16 @@ def lent(
     """
     model.check(donors)
     masks, shown = batch.masks(), donors.masks()
-    groups = list(_patterns(masks))
-    for pattern, _ in groups:
-        for name in _lacking(pattern):
-            _check_able(name, _able(shown, pattern, name))
+    groups = [(pattern, rows, _able(shown, pattern)) for pattern, rows in _patterns(masks)]
     with RowNoise(keys):
         # a number a row at a time, because a dimension as long as the rows would not be told apart
         chance = torch.stack([torch.rand(len(keys)) for _ in range(2 * draws + neighbours)], -1)
     chance = chance.to(keys.device)
     x = {name: value.expand(draws, *value.shape).clone() for name, value in batch.x.items()}
-    for pattern, rows in groups:
+    for pattern, rows, lenders in groups:
         own = _expected(model, batch.take(rows))
         theirs = _expected(model, _told(donors, pattern))
-        for name in _lacking(pattern):
-            able = _able(shown, pattern, name).nonzero()[:, 0]
+        for name, able in lenders.items():
             near = _lenders(theirs.code[able], own.code, neighbours, chance[rows], draws)
             lender = able[near]
             value = donors.x[name][lender]
@@ -112,28 +109,25 @@ def _patterns(masks: dict[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], Ten
         yield dict(zip(masks, pattern.split(sizes), strict=True)), (which == number).nonzero()[:, 0]
 
 
-def _lacking(pattern: dict[str, Tensor]) -> list[str]:
-    """The modalities with holes."""
-    return [name for name, seen in pattern.items() if not bool(seen.all())]
+def _able(shown: dict[str, Tensor], pattern: dict[str, Tensor]) -> dict[str, Tensor]:
+    """By modality that rows of a pattern lack in part, the donors that can lend it.
 
-
-def _able(shown: dict[str, Tensor], pattern: dict[str, Tensor], name: str) -> Tensor:
-    """Which donors show all that rows of a pattern lack of a modality, and anything of the rest."""
-    able = shown[name][:, ~pattern[name]].all(-1)
+    They show all that is lacking of it, and anything of what the rows show.
+    """
     told = torch.stack([(shown[n] & seen).any(-1) for n, seen in pattern.items()]).any(0)
-    return able & told if _shows(pattern) else able
-
-
-def _shows(pattern: dict[str, Tensor]) -> bool:
-    return any(bool(seen.any()) for seen in pattern.values())
-
-
-def _check_able(name: str, able: Tensor) -> None:
-    if not bool(able.any()):
-        raise ValueError(
-            f"no donor shows all that a row lacks of modality {name!r}, and anything of what it "
-            f"shows; give donors that do, or use method='sir'"
-        )
+    if not any(bool(seen.any()) for seen in pattern.values()):
+        told = torch.ones_like(told)
+    able = {}
+    for name, seen in pattern.items():
+        if bool(seen.all()):
+            continue
+        able[name] = (shown[name][:, ~seen].all(-1) & told).nonzero()[:, 0]
+        if not len(able[name]):
+            raise ValueError(
+                f"no donor shows all that a row lacks of modality {name!r}, and anything of what "
+                f"it shows; give donors that do, or use method='sir'"
+            )
+    return able
 
 
 def _lenders(codes: Tensor, own: Tensor, neighbours: int, chance: Tensor, draws: int) -> Tensor:
@@ -227,13 +221,12 @@ def expected(model: Model, batch: Batch) -> Expected:
 def _completed(prior: Prior, code: Elements, seen: Seen) -> Elements:
     """Codes with the mean of what is unseen of them, the same for a row in any batch."""
     law = prior.condition(code, seen)
-    try:
-        mean = law.mean
-    except NotImplementedError:
-        keys = keys_of([torch.where(seen, code, 0), seen.to(code.dtype)], 0).to(code.device)
-        with RowNoise(keys):
-            mean = law.sample((distinct(AVERAGED, {*code.shape}),)).mean(0)
-    return torch.where(seen, code, mean)
+    if type(law).mean is not Distribution.mean:
+        return torch.where(seen, code, law.mean)
+    keys = keys_of([torch.where(seen, code, 0), seen.to(code.dtype)], 0).to(code.device)
+    with RowNoise(keys):
+        drawn = law.sample((distinct(AVERAGED, {*code.shape}),))
+    return torch.where(seen, code, drawn.mean(0))
 
 
 def real_elements(family: Family) -> Tensor:
