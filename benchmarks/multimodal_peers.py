@@ -198,7 +198,17 @@ def _built(name: str, widths: dict[str, int], effort: Effort) -> Any:
     if name == JOINT_ONLY:
         parts["joint_encoder"] = _joint_encoder(encoders, config)
     decoders = {key: _decoder(latent + style, width) for key, width in widths.items()}
-    return getattr(models, name)(config, encoders, decoders, **parts)
+    return _class(name)(config, encoders, decoders, **parts)
+
+
+def _class(name: str) -> Any:
+    if name == "MoPoE":
+        from benchmarks.mopoe import FastMoPoE
+
+        return FastMoPoE
+    from multivae import models
+
+    return getattr(models, name)
 
 
 def _joint_encoder(encoders: dict[str, Any], config: Any) -> Any:

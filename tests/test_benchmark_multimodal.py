@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.append(str(Path(__file__).parents[1]))  # run from the checkout, never installed
 
@@ -164,12 +165,35 @@ def test_what_did_not_stay_finite_is_told(folder: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("name", multimodal_peers.MULTIVAE)
 def test_peers_draw_with_holes_in_training(folder: Path, name: str) -> None:
     job = multimodal.Job(name, 0.5, 0, TINY, folder)
-    scores = multimodal.run(job)["scores"]
+    (made,) = multimodal.run(job)
+    scores = made["scores"]
     assert scores
     for score in scores:
         told = score["given"] == 5 and name != multimodal_peers.JOINT_ONLY
         measured = [m for m in multimodal.MEASURES if told or m != "log_prob"]
         assert np.isfinite([score[m] for m in measured]).all()
+
+
+@pytest.mark.skipif(bool(multimodal_peers.absent()), reason="multivae is not installed")
+@pytest.mark.parametrize("missing", [0.0, 0.5])
+def test_all_subsets_at_once_are_multivaes_own(folder: Path, missing: float) -> None:
+    effort = TINY._replace(train=150)  # more than the 63 subsets, which share them out
+    rows = multimodal_rows.with_holes(multimodal_rows.read(folder, 0, effort).train, missing, 0)
+    seen = {name: torch.as_tensor(multimodal_peers.seen_rows(x)) for name, x in rows.items()}
+    batch = multimodal_peers._batch(multimodal_peers._told(rows), seen, torch.arange(150))
+    fast = multimodal_peers._built("MoPoE", WIDTHS, TINY)
+    theirs = type(fast).__bases__[0](fast.model_config, fast.encoders, fast.decoders)
+    losses, latents = [], []
+    for model in (fast, theirs):
+        torch.manual_seed(1)
+        losses.append(model(batch).loss)
+        latents.append(model.inference(batch))
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5)
+    gradients = [torch.autograd.grad(loss, list(fast.parameters())) for loss in losses]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+    ours, own = ({name: pair[0] for name, pair in one["subsets"].items()} for one in latents)
+    torch.testing.assert_close(ours, own)
+    torch.testing.assert_close(*(one["weights"] for one in latents), check_dtype=False)
 
 
 def test_a_file_grows_run_by_run(folder: Path, tmp_path: Path) -> None:
