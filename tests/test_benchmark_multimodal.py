@@ -106,7 +106,8 @@ def test_contenders_are_scored_and_judged(folder: Path) -> None:
     names = [n for n in multimodal.CONTENDERS if n not in gone]
     names = [n for n in names if n.endswith(("joint", "full", "neighbours", "regression"))]
     jobs = [multimodal.Job(name, 0.5, 0, TINY, folder) for name in names]
-    rows = multimodal.summarise(chain.from_iterable(map(multimodal.run, jobs)))
+    runs = list(chain.from_iterable(map(multimodal.run, jobs)))
+    rows = multimodal.summarise(runs)
     ours = sum(name.startswith(multimodal.OURS) for name in names)
     ways = len(names) + ours * len(multimodal.LENT)
     assert sum(not row["view"] for row in rows) == ways * 5  # 1 to 5 views given
@@ -121,25 +122,26 @@ def test_contenders_are_scored_and_judged(folder: Path) -> None:
     in_turn = [r for r in rows if r["contender"] == names[0] and r["given"] == 5]
     means = {row["view"]: row["error"] for row in in_turn}
     assert means.pop("") == pytest.approx(np.mean(list(means.values())))
-    bars = multimodal.judge([row for row in rows if not row["view"]])
+    bars = multimodal.judge(runs, by_view=False)
     assert len(bars) == 5 * 3 + 1  # a density where five are given
     assert all(set(bar) == {"name", "value", "bar", "holds"} for bar in bars)
     assert len(multimodal.draw([r for r in rows if not r["view"]], quick=True).axes) == 3
 
 
-def line(contender: str, **measures: float) -> report.Row:
-    return {"contender": contender, "missing": 0.0, "given": 5, "view": "", **measures}
+def made(contender: str, split: int = 0, **measures: float) -> report.Row:
+    score = {"given": 5, "view": "", **measures}
+    return {"contender": contender, "missing": 0.0, "split": split, "scores": [score]}
 
 
 def test_bars_take_the_best_of_either_side_measure_by_measure() -> None:
-    rows = [
-        line("genprop, joint", error=0.2, energy=3.0, accuracy=0.8),
-        line("genprop, full", error=0.3, energy=2.0, accuracy=0.7),
-        line("ridge regression", error=0.25),
-        line("MoPoE", error=0.4, energy=2.5, accuracy=0.8),
-        line("JNF", error=np.nan, energy=2.6, accuracy=0.1),
+    runs = [
+        made("genprop, joint", error=0.2, energy=3.0, accuracy=0.8),
+        made("genprop, full", error=0.3, energy=2.0, accuracy=0.7),
+        made("ridge regression", error=0.25),
+        made("MoPoE", error=0.4, energy=2.5, accuracy=0.8),
+        made("JNF", error=np.nan, energy=2.6, accuracy=0.1),
     ]
-    error, energy, accuracy = multimodal.judge(rows)
+    error, energy, accuracy = multimodal.judge(runs, by_view=False)
     assert (error["value"], error["bar"], error["holds"]) == (
         0.2,
         "< 0.25 (ridge regression)",
@@ -147,7 +149,24 @@ def test_bars_take_the_best_of_either_side_measure_by_measure() -> None:
     )
     assert (energy["value"], energy["bar"], energy["holds"]) == (2.0, "< 2.5 (MoPoE)", True)
     assert (accuracy["value"], accuracy["holds"]) == (0.8, False)  # as good is not better
-    assert all(bar["holds"] is None for bar in multimodal.judge(rows[:2]))
+    assert all(bar["holds"] is None for bar in multimodal.judge(runs[:2], by_view=False))
+    assert multimodal.judge(runs, by_view=True) == []
+
+
+def test_bars_compare_the_same_splits() -> None:
+    hard = [made("genprop, joint", 1, error=0.6), made("ridge regression", 1, error=0.7)]
+    easy = [
+        made("genprop, joint", 0, error=0.2),
+        made("genprop, full", 0, error=0.1),  # on this split alone: of no use against ridge
+        made("ridge regression", 0, error=0.3),
+        made("MoPoE", 0, error=0.15),
+    ]
+    (bar,) = multimodal.judge([*easy, *hard], by_view=False)
+    assert bar["bar"] == "< 0.15 (MoPoE)"
+    assert (bar["value"], bar["holds"]) == (0.1, True)
+    (bar,) = multimodal.judge([*easy[:3], *hard], by_view=False)
+    assert bar["value"] == pytest.approx(0.4)
+    assert bar["bar"] == "< 0.5 (ridge regression)"
 
 
 def test_what_did_not_stay_finite_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,17 +175,18 @@ def test_what_did_not_stay_finite_is_told(folder: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setitem(multimodal.CONTENDERS, "broken", fails)
     job = multimodal.Job("broken", 0.0, 0, TINY, folder)
-    (row,) = multimodal.summarise(multimodal.run(job))
+    made_runs = multimodal.run(job)
+    (row,) = multimodal.summarise(made_runs)
     assert row["note"] == "the loss is NaN"
-    assert multimodal.judge([row]) == []
+    assert multimodal.judge(made_runs, by_view=False) == []
 
 
 @pytest.mark.skipif(bool(multimodal_peers.absent()), reason="multivae is not installed")
 @pytest.mark.parametrize("name", multimodal_peers.MULTIVAE)
 def test_peers_draw_with_holes_in_training(folder: Path, name: str) -> None:
     job = multimodal.Job(name, 0.5, 0, TINY, folder)
-    (made,) = multimodal.run(job)
-    scores = made["scores"]
+    (only,) = multimodal.run(job)
+    scores = only["scores"]
     assert scores
     for score in scores:
         told = score["given"] == 5 and name != multimodal_peers.JOINT_ONLY
@@ -202,15 +222,15 @@ def test_a_file_grows_run_by_run(folder: Path, tmp_path: Path) -> None:
     multimodal.main([*common, "--only", multimodal_peers.RIDGE, "--missing", "0"])
     more = [*common, "--only", multimodal_peers.NEIGHBOURS, "--only", multimodal_peers.RIDGE]
     multimodal.main([*more, "--missing", "0", "--splits", "2", "--more"])
-    made = json.loads(path.read_text())
-    assert [(r["contender"], r["split"]) for r in made["runs"]] == [
+    kept = json.loads(path.read_text())
+    assert [(r["contender"], r["split"]) for r in kept["runs"]] == [
         (multimodal_peers.RIDGE, 0),
         (multimodal_peers.NEIGHBOURS, 0),
         (multimodal_peers.RIDGE, 1),
         (multimodal_peers.NEIGHBOURS, 1),
     ]
-    assert {row["splits"] for row in made["rows"]} == {2}
-    assert len(made["commands"]) == 2
+    assert {row["splits"] for row in kept["rows"]} == {2}
+    assert len(kept["commands"]) == 2
     with pytest.raises(SystemExit, match="give --json another file"):
         multimodal.main([*common, "--epochs", "3"])
 
