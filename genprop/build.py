@@ -263,6 +263,12 @@ def _neighbour(tops: Tops) -> Prior:
     return NeighbourPrior(Gaussian(tops.elements, scale=NOISE), NOISE)
 
 
+def _denoising(tops: Tops) -> Prior:
+    """Modalities are given and asked for whole, and so is what it practises."""
+    sizes = [family.elements for family in tops.families]
+    return DenoisingPrior(tops.elements, parts=sizes if len(sizes) > 1 else None)
+
+
 def _flow(name: str, tops: Tops) -> Prior:
     return FlowPrior(tops.elements, name)
 
@@ -277,7 +283,7 @@ BUILDERS: dict[str, Callable[[Tops], Prior]] = {
     "mixture": lambda tops: MixturePrior(tops.elements, COMPONENTS),
     "vamp": _vamp,
     "parzen": lambda tops: ParzenPrior(tops.elements),
-    "denoising": lambda tops: DenoisingPrior(tops.elements),
+    "denoising": _denoising,
     "gsn": lambda tops: GSNPrior(_reconstruction(tops)),
     "neighbour": _neighbour,
     **{name: partial(_flow, name) for name in ("nice", "realnvp", "nsf", "maf", "cnf")},
