@@ -18,7 +18,7 @@ TOPS = [
     for name in REAL
     if name not in INDEPENDENT
 ]
-TOPS += [pytest.param(name, True) for name in ("full", "mixture", "denoising", "nsf", "gsn")]
+TOPS += [pytest.param(name, True) for name in ("full", "mixture", "nsf", "gsn")]
 
 
 def sides() -> dict[str, np.ndarray]:
