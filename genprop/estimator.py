@@ -243,8 +243,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             draws: completions of each row.
             method: ``"sir"``, importance resampling of encoded paths; ``"gibbs"``, chains from
                 there; ``"auto"``, ten times the samples where too few count, then chains;
-                ``"mean"`` (modes or medians of categories); or lent by donors of near codes:
-                ``"neighbours"``, their values, or ``"residuals"``, of real values their errors.
+                ``"mean"`` (modes or medians of categories); ``"map"``, modes below the likeliest
+                path; or lent by near donors: values, ``"neighbours"``, or errors, ``"residuals"``.
             samples: paths from which each draw is resampled.
             refine: with n > 0, every row by chains of n transitions from there; "gibbs" has 200.
             donors: rows that lend, such as those of fit.
