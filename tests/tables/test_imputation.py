@@ -108,7 +108,7 @@ def test_the_most_probable_completion_of_a_gaussian_is_the_conditional_mean(make
             assert torch.equal(found[mask], x[n][row][mask])
 
 
-@pytest.mark.parametrize("name", ["two-modalities", "nested-raw-part", "mixed", "bernoulli"])
+@pytest.mark.parametrize("name", ["two-modalities", "nested-raw-part", "mixed", "autoregressive"])
 def test_a_most_probable_cell_is_a_value_that_it_can_have(name: str) -> None:
     model = zoo.models()[name]()
     batch = zoo.batch(model, holes=True)
