@@ -197,7 +197,7 @@ def impute(
     fit: Annotated[bool, typer.Option("--fit", help="Fit a model to the rows first.")] = False,
     draws: Annotated[int, typer.Option(min=1, help="Completions of each row.")] = 5,
     method: Annotated[
-        str, typer.Option(help="auto, sir, gibbs, mean, or of donors residuals or neighbours.")
+        str, typer.Option(help="auto, sir, gibbs, mean, map, or of donors residuals or neighbours.")
     ] = "auto",
     samples: Annotated[
         int, typer.Option(min=1, help="Paths from which each draw is resampled.")
@@ -214,7 +214,7 @@ def impute(
     if len(paths) != (1 if fit else 2):
         wanted = "DATA alone" if fit else "MODELDIR and DATA, or --fit and DATA"
         raise ValueError(f"Expected {wanted}, but got {' '.join(map(str, paths))}.")
-    X, draws = read_data(paths[-1], key), 1 if method == "mean" else draws
+    X, draws = read_data(paths[-1], key), 1 if method in ("mean", "map") else draws
     model = _imputer(X, seed) if fit else _loaded(paths[0])
     how = {"draws": draws, "method": method, "samples": samples, "random_state": seed}
     how["donors"] = None if donors is None else read_data(donors, key)

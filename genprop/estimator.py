@@ -59,7 +59,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             ``"auto"`` is ``"gaussian"``, of several modalities ``"full"``, of discrete codes
             ``"factorial"``.
         rule: credit assignment: ``"target"``, ``"difference"``, ``"long"``, ``"rws"``, ``"elbo"``,
-            ``"iwae"``, ``"dreg"``, or a ``Rule``.
+            ``"iwae"``, ``"dreg"``, ``"target:y"`` (of which y is the label), or a ``Rule``.
         samples: paths drawn for each row in training; 1 is faster and fits less well.
         units: hidden units of every net.
         activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"``, ``"silu"`` or ``"softplus"``.
@@ -243,8 +243,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             draws: completions of each row.
             method: ``"sir"``, importance resampling of encoded paths; ``"gibbs"``, chains from
                 there; ``"auto"``, ten times the samples where too few count, then chains;
-                ``"mean"`` (modes or medians of categories); or lent by donors of near codes:
-                ``"neighbours"``, their values, or ``"residuals"``, of real values their errors.
+                ``"mean"`` (modes or medians of categories); ``"map"``, modes below the likeliest
+                path; or lent by near donors: values, ``"neighbours"``, or errors, ``"residuals"``.
             samples: paths from which each draw is resampled.
             refine: with n > 0, every row by chains of n transitions from there; "gibbs" has 200.
             donors: rows that lend, such as those of fit.

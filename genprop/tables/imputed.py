@@ -13,7 +13,7 @@ from genprop.encodings import AnyEncoding, decoded, encoded
 from genprop.model import Model
 from genprop.seeds import seeded
 from genprop.table import Raw, checked, completed, holds_modalities
-from genprop.tables.imputation import LENDING, Filled, How
+from genprop.tables.imputation import LENDING, SINGLE, Filled, How
 from genprop.tables.members import fill_together
 
 if TYPE_CHECKING:
@@ -150,6 +150,6 @@ def _lines(
             column[holes] = told.cpu().numpy()
         table[name] = column
     if filled is not None:
-        plain = how.method if how.method in ("mean", *LENDING) else "sir"
+        plain = how.method if how.method in (*SINGLE, *LENDING) else "sir"
         table.loc[holes, "method"] = np.where(filled.chained.cpu().numpy(), "gibbs", plain)
     return table
