@@ -1,6 +1,7 @@
 """Several modalities under one top: any of them missing, labels among them."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -241,8 +242,36 @@ def test_a_weight_of_one_modality_reaches_the_model() -> None:
     settings = {"hidden": (), "top": (2,), "epochs": 1, "random_state": 0, "verbose": 0}
     model = GenProp(**settings, weights={"left": 0.5}).fit(blobs())
     assert model.model_.weights == {"left": 0.5}
-    with pytest.raises(ValueError, match="positive numbers by modality"):
+    with pytest.raises(ValueError, match="weights names 'middle'"):
         GenProp(**settings, weights={"middle": 0.5}).fit(blobs())
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("hidden", {"left": (2,), "right": (2,), "label": (2,), "lable": (2,)})]
+    + [(argument, {"lable": "categorical"}) for argument in ("visible", "weights")],
+)
+def test_a_name_of_no_modality_is_refused_and_the_nearest_told(argument: str, value: dict) -> None:
+    model = GenProp(**{argument: value}, epochs=1, verbose=0)
+    expected = (
+        f"{argument} names 'lable', but the modalities are 'left', 'right', 'label'; is 'label'"
+    )
+    with pytest.raises(ValueError, match=expected):
+        model.fit(blobs())
+    assert not hasattr(model, "model_")
+
+
+def test_families_name_columns_of_a_table_alone_and_else_modalities() -> None:
+    data = blobs()
+    table = pd.DataFrame(data["left"], columns=["up", "down"])
+    plain = {"hidden": (), "top": (2,), "epochs": 1, "verbose": 0}
+    both = {"x": table, "label": (data["label"] == "yes").astype(float)}
+    families = GenProp(**plain, visible={"label": "categorical"}).fit(both).encodings_
+    assert [e.family for e in families.values()] == ["gaussian", "categorical"]
+    assert GenProp(**plain, visible={"up": "real"}).fit(table).encodings_["x"].family == "columns"
+    for X, kind in ((table, "columns are 'up', 'down'"), (table.to_numpy(), "modalities are 'x'")):
+        with pytest.raises(ValueError, match=f"visible names 'pu', but the {kind}"):
+            GenProp(**plain, visible={"pu": "real"}).fit(X)
 
 
 def test_refined_draws_are_those_of_chains_with_their_diagnostics() -> None:
