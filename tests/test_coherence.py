@@ -58,6 +58,9 @@ def test_what_cannot_be_asked_is_refused(model: GenProp) -> None:
     given = {"label": np.array(["left"])}
     with pytest.raises(ValueError, match="that is not given"):
         coherence(model, given, "label", Constant())
+    for nobody, why in (({"foo": ["left"]}, "given names 'foo'"), ({}, "holds no modality")):
+        with pytest.raises(ValueError, match=why):
+            coherence(model, nobody, "x", Constant())
     with pytest.raises(ValueError, match="one label for each of the 2 rows"):
         agreement(np.zeros((3, 2, 1)), ["left"], Constant())
 

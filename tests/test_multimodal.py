@@ -1,5 +1,7 @@
 """Several modalities under one top: any of them missing, labels among them."""
 
+from inspect import unwrap
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ import torch
 from genprop.build import build_model
 from genprop.conditional import Bernoulli, Categorical, Family, Gaussian
 from genprop.data import Batch
+from genprop.encodings import label_among
 from genprop.estimator import GenProp
 from genprop.likelihood.exact import exact
 from genprop.likelihood.importance import importance
@@ -248,8 +251,11 @@ def test_a_weight_of_one_modality_reaches_the_model() -> None:
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("hidden", {"left": (2,), "right": (2,), "label": (2,), "lable": (2,)})]
-    + [(argument, {"lable": "categorical"}) for argument in ("visible", "weights")],
+    [
+        ("hidden", {"left": (2,), "right": (2,), "label": (2,), "lable": (2,)}),
+        ("visible", {"lable": "categorical"}),
+        ("weights", {"lable": 2.0}),
+    ],
 )
 def test_a_name_of_no_modality_is_refused_and_the_nearest_told(argument: str, value: dict) -> None:
     model = GenProp(**{argument: value}, epochs=1, verbose=0)
@@ -296,3 +302,18 @@ def blank(rows: int) -> dict[str, np.ndarray]:
     """Rows of which nothing is seen."""
     nothing = np.full((rows, 2), np.nan)
     return {"left": nothing, "right": nothing[:, :1], "label": np.full(rows, None)}
+
+
+def test_who_has_no_label_to_predict_says_what_it_needs(fitted: GenProp) -> None:
+    X = {"left": blobs()["left"][:2]}
+    assert hasattr(fitted, "predict")
+    with pytest.raises(TypeError, match=r"modality is the name of one label, but is \['label'\]"):
+        unwrap(label_among)(fitted.encodings_, ["label"])  # as users have it, without type checks
+    with pytest.raises(ValueError, match=r"modality names 'lable'.*is 'label' meant"):
+        fitted.predict(X, modality="lable")
+    alone = GenProp(hidden=(), epochs=1, verbose=0).fit(X["left"])
+    for model, state in ((alone, "was fitted to x"), (GenProp(), "is not fitted yet")):
+        for name in ("predict", "predict_proba"):
+            assert not hasattr(model, name)
+            with pytest.raises(AttributeError, match=f"{name} needs a model of .* {state}"):
+                getattr(model, name)
