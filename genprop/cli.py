@@ -176,13 +176,26 @@ def sample(
         Path | None,
         typer.Option(metavar="DATA", help="Rows with missing cells to complete, n times each."),
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Picture of what is given beside what is drawn, as a .png.")
+    ] = None,
     key: Key = None,
 ) -> None:
     """Draw rows from a model."""
     check_writable(out)
-    rows = None if given is None else read_data(given, key)
-    drawn = _loaded(model_folder).sample(n, given=rows, random_state=seed)
+    if plot is not None:
+        if given is None:
+            raise ValueError("--plot shows draws beside what is given; name rows by --given.")
+        _load("genprop.plots").check_picture(plot)
+    rows, model = None if given is None else read_data(given, key), _loaded(model_folder)
+    if plot is not None:
+        _load("genprop.modal_plots").check_drawable(model.encodings_)
+    drawn = model.sample(n, given=rows, random_state=seed)
     write_data(out, _rows_named(drawn))
+    if plot is not None:
+        _load("genprop.plots").save_figure(
+            _load("genprop.modal_plots").completions(rows, drawn), plot
+        )
     of_each = "" if given is None else f" of each row of {given}"
     _say(f"Wrote {_counted(n, 'sample')}{of_each} to {out}")
 

@@ -151,6 +151,8 @@ def completed(draws: Any, raw: Raw) -> Any:
         seen = torch.as_tensor(raw.seen, device=raw.given.device)
         drawn = torch.as_tensor(draws, dtype=raw.given.dtype, device=raw.given.device)
         return torch.where(seen, raw.given, drawn)
+    if raw.values.dtype == object and not raw.seen.any():
+        return draws  # of a modality that is absent the type is the model's
     kind = np.result_type(raw.values, np.float32) if raw.values.dtype.kind in "biu" else None
     return np.where(raw.seen, raw.values, draws.astype(kind or raw.values.dtype))
 

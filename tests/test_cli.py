@@ -234,6 +234,18 @@ def test_samples_given_rows_are_their_completions(genprop: Genprop, model: Path)
     pd.testing.assert_frame_equal(drawn.loc[5:, COLUMNS].reset_index(drop=True)[seen], table(5))
 
 
+def test_draws_beside_what_is_given_are_a_picture(genprop: Genprop) -> None:
+    WRITERS["parts.npz"](Path("parts.npz"))
+    genprop("fit", "parts.npz", "--out", "model", *QUICK)
+    np.savez("given.npz", image=images(2), size=np.full((2, len(COLUMNS)), np.nan))
+    words = ("sample", "model", "--n", 2, "--out", "new.npz")
+    assert genprop(*words, "--given", "given.npz", "--plot", "new.png").status == 0
+    assert Path("new.png").read_bytes().startswith(b"\x89PNG")
+    assert "name rows by --given" in genprop(*words, "--plot", "other.png").sentence
+    wrong = genprop(*words, "--given", "given.npz", "--plot", "new.txt").sentence
+    assert wrong.startswith("Expected a file that ends in")
+
+
 def test_fit_tells_what_it_did(genprop: Genprop) -> None:
     WRITERS["parts.npz"](Path("parts.npz"))
     sizes = "image=3,2 size=2"
