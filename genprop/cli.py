@@ -262,6 +262,10 @@ def evaluate(
         str, typer.Option(help="Which cells to hide: mcar, mar, self or quantile.")
     ] = "mcar",
     draws: Annotated[int, typer.Option(min=2, help="Draws of each hidden cell.")] = 50,
+    given: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Modalities, by commas: log P(rest | these) instead."),
+    ] = None,
     parts: Annotated[
         Path | None,
         typer.Option(help="Folder where parts are kept, to go on after an interruption."),
@@ -275,6 +279,8 @@ def evaluate(
         check_writable(out, TABLES)
     if processes > 1 and parts is None:
         raise ValueError("Processes share what --parts keeps; name a folder by it.")
+    if hide is not None and given is not None:
+        raise ValueError("--hide draws what it hides itself; leave --given out.")
     X = read_data(data, key)
     model = _loaded(model_folder)
     if hide is not None:
@@ -284,7 +290,8 @@ def evaluate(
         )
         _show(summary, hidden_table(summary), json)
         return
-    how = {"method": method, "samples": samples, "random_state": seed}
+    names = [name.strip() for name in given.split(",")] if given else []
+    how = {"method": method, "samples": samples, "random_state": seed, "given": names or None}
     if parts is None:
         estimate = model.log_likelihood(X, **how)
     else:
@@ -294,7 +301,7 @@ def evaluate(
         table.index = getattr(X, "index", table.index)
         write_data(out, table)
         _say(f"Wrote {_counted(estimate.rows, 'row')} to {out}")
-    scores = scores_summary(estimate)
+    scores = scores_summary(estimate, names)
     _show(scores, scores_table(scores), json)
 
 

@@ -78,7 +78,7 @@ FLOORS = (
     ("progress", "codes", "validation", "tables.donors"),
     ("train", "tables.imputation", "build", "prediction", "recoding"),
     ("tables.members",),
-    ("tables.imputed",),
+    ("tables.imputed", "tables.hidden_modalities"),
     ("credit.*",),
     FACES,
     (
