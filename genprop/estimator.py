@@ -11,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from genprop.build import PARTS, build_model, build_rule, learn_beforehand, learn_correlations
 from genprop.data import Batch
-from genprop.encodings import drawn, encoded, has_labels, label_among, labels_of, learned
+from genprop.encodings import OfLabels, drawn, encoded, label_among, labels_of, learned
 from genprop.fitted import keep_history, load_fitted, save_fitted
 from genprop.likelihood.estimate import Estimate
 from genprop.likelihood.given import given_rows, of_rows
@@ -302,7 +301,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """The mean of log P(x_seen) over rows, nats; y is not used."""
         return self.log_likelihood(X).mean
 
-    @available_if(has_labels)
+    @OfLabels
     def predict_proba(
         self,
         X: Data,
@@ -325,7 +324,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             batch, told = self.batch(without(X, name)), torch.as_tensor(values)
             return label_proba(self.model_, batch, name, told, samples).proba
 
-    @available_if(has_labels)
+    @OfLabels
     def predict(self, X: Data, *, modality: str | None = None, **how: Any) -> NDArray[Any]:
         """The most probable class of a label, ``(rows,)``; arguments as of ``predict_proba``."""
         proba = self.predict_proba(X, modality=modality, **how)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genprop.conditional import Autoregressive
-from genprop.convergence import convergence
+from genprop.convergence import FEWEST, convergence
 from genprop.data import Batch
 from genprop.kernel import run
 from genprop.likelihood.pareto import pareto_khat
@@ -33,6 +33,7 @@ METHODS = ("auto", "sir", "gibbs", *SINGLE, *LENDING)
 # worked on at a time: always as many of the same effort, so that a row's sums have the same order
 ROWS, PATHS = 64, 2**14
 FEWEST_CHAINS = 4
+FEWEST_SWEEPS = 2 * FEWEST - 1  # of which the second half tells an R-hat
 ENOUGH = 10  # effective paths, of which a draw is one
 MORE = 10  # times as many paths where they are too few
 
@@ -306,10 +307,9 @@ def _chains(model: Model, batch: Batch, how: How) -> Filled:
     position = picked(start, resampled(log_w, chains))
     chain = run(Gibbs(posterior), position, draws=how.sweeps)
     told = _told(posterior.complete(chain.draws[: how.draws, -1]), log_w, how)
-    second = chain.draws[:, how.sweeps // 2 :]
     rhat = torch.full_like(told.ess, torch.nan)
-    if second.shape[1] >= FEWEST_CHAINS:
-        found = convergence(second.cpu().numpy()).rhat
+    if how.sweeps >= FEWEST_SWEEPS:
+        found = convergence(chain.draws[:, how.sweeps // 2 :].cpu().numpy()).rhat
         worst = np.where(np.isnan(found), -np.inf, found).max(-1)
         rhat = torch.as_tensor(np.where(np.isinf(worst) & (worst < 0), np.nan, worst)).to(rhat)
     acceptance = chain.info["acceptance"].mean((0, 1)).to(told.ess)

@@ -19,7 +19,8 @@ from genprop.model import Model
 from genprop.priors.gaussian import GaussianPrior
 from genprop.priors.mixture import MixturePrior
 from genprop.stack import Stack
-from genprop.tables.imputation import SINGLE, Filled, How, fill
+from genprop.tables.imputation import FEWEST_SWEEPS, SINGLE, Filled, How, fill
+from genprop.tables.imputed import Imputed
 
 MANY = How("sir", draws=1000, samples=5000, khat=False)
 CHAINS = How("gibbs", draws=400, samples=100, sweeps=10, khat=False)
@@ -275,3 +276,29 @@ def test_users_get_draws_means_and_a_report() -> None:
     difference = (near.mean()["a"] - mean["a"])[hidden]
     # 400 draws of a column with a standard deviation of about 2
     assert difference.abs().max() < 5 * 2 / 400**0.5
+
+
+def test_a_verdict_needs_evidence() -> None:
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    made = GenProp(hidden=(2,), units=(8,), epochs=2, verbose=0, random_state=0).fit(X)
+    X[:2, 0] = np.nan  # of these two rows there is something to know
+    few = made.imputation(X, draws=4, refine=FEWEST_SWEEPS - 1)
+    assert few.rows["rhat"].isna().all()
+    assert few.verdict.startswith("Whether to trust the draws of 2 of 40 rows is not known:")
+    assert f"at least {FEWEST_SWEEPS} transitions (refine={FEWEST_SWEEPS})" in few.verdict
+    enough = made.imputation(X, draws=4, refine=FEWEST_SWEEPS)
+    assert enough.rows["rhat"].notna().sum() == 2
+    assert "not known" not in enough.verdict
+    for how in ({"khat": False}, {"samples": 24}):
+        blind = made.imputation(X, method="sir", **how).verdict
+        assert "is not known: a k-hat needs at least 25 samples, and khat=True." in blind
+    assert made.imputation(X[2:]).verdict == "The draws of all 38 rows can be trusted."
+
+
+def test_a_verdict_tells_what_is_poor_beside_what_is_not_known() -> None:
+    kinds = {"missing": [1, 1, 1], "method": ["gibbs", "gibbs", "sir"]}
+    told = pd.DataFrame({**kinds, "khat": [9.0, 9.0, np.nan], "rhat": [1.2, 1.0, np.nan]})
+    verdict = Imputed(None, told).verdict
+    assert verdict.startswith("Do not trust the draws of 1 of 3 rows;")
+    assert "Whether to trust the draws of 1 of 3 rows is not known: a k-hat" in verdict
+    assert "R-hat" not in verdict
