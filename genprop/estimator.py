@@ -58,7 +58,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             ``"auto"`` is ``"gaussian"``, of several modalities ``"full"``, of discrete codes
             ``"factorial"``.
         rule: credit assignment: ``"target"``, ``"difference"``, ``"long"``, ``"rws"``, ``"elbo"``,
-            ``"iwae"``, ``"dreg"``, ``"target:y"`` (of which y is the label), or a ``Rule``.
+            ``"iwae"``, ``"dreg"``, or a ``Rule``.
         samples: paths drawn for each row in training; 1 is faster and fits less well.
         units: hidden units of every net.
         activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"``, ``"silu"`` or ``"softplus"``.
