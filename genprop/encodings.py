@@ -1,7 +1,6 @@
 """The encodings of all modalities together: raw rows to a batch, a model's tensors back."""
 
 from collections.abc import Callable, Mapping
-from functools import update_wrapper
 from types import MethodType
 from typing import Any
 
@@ -154,7 +153,7 @@ class OfLabels:
 
     def __init__(self, method: Callable[..., Any]) -> None:
         self.method = method
-        update_wrapper(self, method)
+        self.__doc__ = method.__doc__
 
     def __get__(self, estimator: Any, owner: type | None = None) -> Callable[..., Any]:
         if estimator is None:
