@@ -213,6 +213,24 @@ def test_hidden_cells_are_drawn_and_compared(genprop: Genprop, model: Path) -> N
     assert "30% of the cells, mcar; 5 draws" in genprop(*words).out
 
 
+def test_modalities_are_hidden_and_given(genprop: Genprop) -> None:
+    WRITERS["parts.npz"](Path("parts.npz"))
+    genprop("fit", "parts.npz", "--out", "model", *QUICK)
+    words = ("evaluate", "model", "parts.npz", "--json")
+    hidden = json.loads(genprop(*words, "--hide", 0.3, "--draws", 2).out)["modalities"]
+    assert [(line["modality"], line["hidden"]) for line in hidden] == [
+        (name, what) for name in ("image", "size") for what in ("whole", "cells")
+    ]
+    few = ("--samples", 50, "--seed", 0)
+    told = json.loads(genprop(*words, "--given", "image", *few).out)
+    X = {"image": images(), "size": table().to_numpy()}
+    same = GenProp.load("model").log_likelihood(X, given=["image"], samples=50, random_state=0)
+    assert told["log_prob"] == pytest.approx(same.mean)
+    assert told["given"] == ["image"]
+    assert "given names" in genprop(*words, "--given", "foo").sentence
+    assert "leave --given out" in genprop(*words, "--given", "image", "--hide", 0.3).sentence
+
+
 def test_names_of_rows_are_kept(genprop: Genprop, model: Path) -> None:
     named = table(3).set_index(pd.Index(["ann", "bob", "cid"], name="who"))
     named.to_csv("rows.csv")
