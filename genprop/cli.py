@@ -4,9 +4,7 @@ import importlib
 import importlib.metadata
 import os
 import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,8 +23,11 @@ from genprop.accounts import (
 )
 from genprop.config import ARGUMENTS, MODEL, read_settings, read_toml
 from genprop.files import check_writable, json_text, read_data, write_data
+from genprop.sentences import sentence, warnings_as_sentences
 
 BAD_INPUT = 2
+READABLE = "A .npy, .npz, .csv, .parquet or IDX file (.gz too), or a folder of modalities' files."
+WRITABLE = "File to write: .npy, .npz, .csv or .parquet; without an ending a folder of files."
 TABLES = (".csv", ".csv.gz", ".parquet")
 MODEL_FILES = ("config.json", "model.safetensors")
 USAGE_ERRORS: Any = typer.BadParameter.__bases__  # UsageError, which typer does not export
@@ -47,13 +48,13 @@ def main(words: Sequence[str] | None = None) -> None:
         words: the command line, by default the process's own.
     """
     words = sys.argv[1:] if words is None else list(words)
-    with _warnings_as_sentences():
+    with warnings_as_sentences():
         try:
             status = app(words or ["--help"], prog_name="genprop", standalone_mode=False)
         except USAGE_ERRORS as error:
             status = _refused(error.format_message())
         except FAILURES as error:
-            status = _refused(_sentence(error))
+            status = _refused(sentence(error))
     sys.exit(status or 0)
 
 
@@ -84,10 +85,8 @@ def _argument(name: str) -> Any:
     )
 
 
-Data = Annotated[
-    Path,
-    typer.Argument(metavar="DATA", help="A .npy, .npz, .csv, .parquet or IDX file (.gz too)."),
-]
+Data = Annotated[Path, typer.Argument(metavar="DATA", help=READABLE)]
+Out = Annotated[Path, typer.Option(help=WRITABLE)]
 Key = Annotated[str | None, typer.Option(metavar="NAME", help="The array meant in an .npz file.")]
 ModelFolder = Annotated[
     Path, typer.Argument(metavar="MODELDIR", help="The folder that fit saved a model in.")
@@ -169,7 +168,7 @@ def fit(
 @app.command()
 def sample(
     model_folder: ModelFolder,
-    out: Annotated[Path, typer.Option(help="File to write: .npy, .npz, .csv or .parquet.")],
+    out: Out,
     n: Annotated[int, typer.Option(min=1, help="How many; of each given row, if any.")] = 100,
     seed: Seed = None,
     given: Annotated[
@@ -180,8 +179,9 @@ def sample(
 ) -> None:
     """Draw rows from a model."""
     check_writable(out)
-    rows = None if given is None else read_data(given, key)
-    drawn = _loaded(model_folder).sample(n, given=rows, random_state=seed)
+    model = _loaded(model_folder)
+    rows = None if given is None else _rows(given, key, model)
+    drawn = model.sample(n, given=rows, random_state=seed)
     write_data(out, _rows_named(drawn))
     of_each = "" if given is None else f" of each row of {given}"
     _say(f"Wrote {_counted(n, 'sample')}{of_each} to {out}")
@@ -193,7 +193,7 @@ def impute(
         list[Path],
         typer.Argument(metavar="[MODELDIR] DATA", help="The model's folder, unless --fit; rows."),
     ],
-    out: Annotated[Path, typer.Option(help="File to write: .npy, .npz, .csv or .parquet.")],
+    out: Out,
     fit: Annotated[bool, typer.Option("--fit", help="Fit a model to the rows first.")] = False,
     draws: Annotated[int, typer.Option(min=1, help="Completions of each row.")] = 5,
     method: Annotated[
@@ -214,10 +214,11 @@ def impute(
     if len(paths) != (1 if fit else 2):
         wanted = "DATA alone" if fit else "MODELDIR and DATA, or --fit and DATA"
         raise ValueError(f"Expected {wanted}, but got {' '.join(map(str, paths))}.")
-    X, draws = read_data(paths[-1], key), 1 if method == "mean" else draws
-    model = _imputer(X, seed) if fit else _loaded(paths[0])
+    model = None if fit else _loaded(paths[0])
+    X, draws = _rows(paths[-1], key, model), 1 if method == "mean" else draws
+    model = model or _imputer(X, seed)
     how = {"draws": draws, "method": method, "samples": samples, "random_state": seed}
-    how["donors"] = None if donors is None else read_data(donors, key)
+    how["donors"] = None if donors is None else _rows(donors, key, model)
     write_data(out, _rows_named(model.impute(X, **how)))
     _say(f"Wrote {_counted(draws, 'completion')} of {paths[-1]} to {out}")
 
@@ -262,8 +263,8 @@ def evaluate(
         check_writable(out, TABLES)
     if processes > 1 and parts is None:
         raise ValueError("Processes share what --parts keeps; name a folder by it.")
-    X = read_data(data, key)
     model = _loaded(model_folder)
+    X = _rows(data, key, model)
     if hide is not None:
         judge = _load("genprop.tables.hidden_cells").evaluate_hidden
         summary = hidden_summary(
@@ -300,15 +301,24 @@ def diagnose(
 ) -> None:
     """Sample the hidden values of rows by Markov chains, and say how far to trust such chains."""
     _check_folder(out)
-    X = read_data(data, key)
+    model = _loaded(model_folder)
+    X = _rows(data, key, model)
     examine = _load("genprop.checkup").check_up
-    checkup = examine(_loaded(model_folder), X, rows, chains, draws, warmup, random_state=seed)
+    checkup = examine(model, X, rows, chains, draws, warmup, random_state=seed)
     summary = checkup_summary(checkup, checkup.write_pictures(out))
     _show(summary, checkup_table(summary), json)
 
 
+def _rows(path: Path, key: str | None, model: Any) -> Any:
+    """Rows for a model; those of one of its several modalities alone keep that one's name."""
+    known = list(getattr(model, "encodings_", ["x"]))
+    return read_data(path, key, [] if known == ["x"] else known)
+
+
 def _rows_named(drawn: Any) -> Any:
-    """A table keyed by draw and row, if it is one, with both names written above them."""
+    """Tables keyed by draw and row with both names written above them; all else as it is."""
+    if isinstance(drawn, dict):
+        return {name: _rows_named(part) for name, part in drawn.items()}
     names: Any = getattr(getattr(drawn, "index", None), "names", ())
     return drawn.rename_axis(["draw", names[1] or "row"]) if len(names) == 2 else drawn
 
@@ -366,25 +376,3 @@ def _check_model_folder(folder: Path) -> None:
 def _refused(sentence: str) -> int:
     _say(f"genprop: {sentence}")
     return BAD_INPUT
-
-
-def _sentence(error: Exception) -> str:
-    """The message on one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}."
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-@contextmanager
-def _warnings_as_sentences() -> Iterator[None]:
-    """Within it a warning is one line on stderr; those meant for programmers are left out."""
-
-    def say(message: Warning | str, *_: object, **__: object) -> None:
-        _say(f"warning: {' '.join(str(message).split())}")
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning)
-        warnings.filterwarnings("ignore", "X does not have valid feature names")
-        warnings.showwarning = say
-        yield
