@@ -47,9 +47,9 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             dict of them for several modalities.
         visible: the family of the data: ``"auto"``, ``"gaussian"``, ``"bernoulli"``,
             ``"categorical"``, ``"logistic"``, ``"correlated"`` (Gaussian, errors of all elements
-            together), ``"columns"`` (one for each column by what it holds; ``"auto"`` takes it for
-            DataFrames of mixed types or nullable integers, else Bernoulli for 0 and 1, else
-            Gaussian). A dict names families of columns (``column_choice.KINDS``), or by modality.
+            together), ``"columns"`` (by what each holds). ``"auto"`` is this for tables of mixed
+            types or nullable integers, categorical for labels (``encodings.learned``), else by 0
+            and 1 or not. A dict names families of columns (``column_choice.KINDS``) or modalities.
         latent: family of the hidden layers, one name or one for each: ``"gaussian"``,
             ``"bernoulli"``, ``"categorical"``, ``"autoregressive"``.
         top: sizes of layers above the codes of all modalities together, whose encoder is told what
