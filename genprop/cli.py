@@ -21,7 +21,7 @@ from genprop.accounts import (
     scores_table,
 )
 from genprop.config import ARGUMENTS, MODEL, read_settings, read_toml
-from genprop.files import check_folder, check_writable, json_text, read_data, write_data
+from genprop.files import check_place, check_writable, json_text, read_data, write_data
 from genprop.sentences import sentence, warnings_as_sentences
 
 BAD_INPUT = 2
@@ -106,7 +106,7 @@ def demo(
     json: Json = False,
 ) -> None:
     """Model handwritten digits: a table of likelihoods, and pictures, in about a minute."""
-    check_folder(out)
+    check_place(out)
     results = _load("genprop.demo").run_demo(out, seed, None if json else Console())
     if json:
         typer.echo(json_text(results))
@@ -320,7 +320,7 @@ def diagnose(
     json: Json = False,
 ) -> None:
     """Sample the hidden values of rows by Markov chains, and say how far to trust such chains."""
-    check_folder(out)
+    check_place(out)
     model = _loaded(model_folder)
     X = _rows(data, key, model)
     examine = _load("genprop.checkup").check_up
@@ -383,7 +383,7 @@ def _say(message: str) -> None:
 
 def _check_model_folder(folder: Path) -> None:
     """Likewise if no model can be saved there: only a model of ours is ever replaced."""
-    check_folder(folder)
+    check_place(folder)
     if any((folder / name).exists() for name in MODEL_FILES):
         _load("genprop.persistence").load(folder)
 

@@ -151,8 +151,8 @@ def atomic(path: Path) -> Iterator[Path]:
         fresh.unlink(missing_ok=True)
 
 
-def check_folder(folder: Path) -> None:
-    """Raises, before any work is done, if nothing can be written into a folder."""
+def check_place(folder: Path) -> None:
+    """Raise, before any work is done, if nothing can be written into a folder."""
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not place.is_dir():
         raise ValueError(f"Expected a folder at {folder}, but {place} is a file.")
