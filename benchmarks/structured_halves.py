@@ -156,6 +156,8 @@ def measure(name: str, contender: str, rows: tuple[Array, Array], effort: Effort
     right = rows[1][:, HALF:]
     found = {
         "energy": float(energy(answer.draws, right).mean()),
+        "best": float(misses(answer.draws, right).min(0).mean()),
+        "mean": float(misses(answer.draws.mean(0), right).mean()),
         "nll": None if answer.nll is None else float(answer.nll.mean()),
     }
     report.tell(f"{name}, {contender}: {found}")
@@ -171,6 +173,15 @@ def measure(name: str, contender: str, rows: tuple[Array, Array], effort: Effort
 def energy(draws: Array, y: Array) -> Array:
     """The energy score of each row; of a single answer its distance."""
     return np.linalg.norm(draws[0] - y, axis=1) if len(draws) == 1 else energy_score(draws, y)
+
+
+def misses(x: Array, y: Array) -> Array:
+    """Squared error of images, of zeros and ones their number of wrong pixels.
+
+    >>> misses(np.array([[[0.0, 1.0]], [[1.0, 1.0]]]), np.array([[1.0, 1.0]])).tolist()
+    [[1.0], [0.0]]
+    """
+    return np.square(x - y).sum(-1)
 
 
 def judge(rows: Sequence[report.Row]) -> list[report.Row]:

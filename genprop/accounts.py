@@ -76,9 +76,10 @@ def _bounds(summary: Mapping[str, Any]) -> str:
     return f"{summary['train']:.2f} training{held} (on -log P(x), {unit})"
 
 
-def scores_summary(estimate: Any) -> dict[str, Any]:
-    """An estimate of log P(x), over all rows."""
+def scores_summary(estimate: Any, given: Sequence[str] = ()) -> dict[str, Any]:
+    """An estimate of log P(x), or given some modalities of the others, over all rows."""
     return {
+        "given": list(given),
         "log_prob": estimate.mean,
         "std_error": estimate.mean_std_error,
         "bits_per_dimension": estimate.bits_per_dimension,
@@ -95,7 +96,8 @@ def scores_table(scores: Mapping[str, Any]) -> Table:
     """The summary of an estimate."""
     table = _grid()
     mean, error = scores["log_prob"], scores["std_error"]
-    table.add_row("log P(x)", f"{mean:.2f} ± {error:.2f} nats a row, of {scores['rows']:,} rows")
+    what = f"log P(rest | {', '.join(scores['given'])})" if scores["given"] else "log P(x)"
+    table.add_row(what, f"{mean:.2f} ± {error:.2f} nats a row, of {scores['rows']:,} rows")
     if not np.isnan(scores["bits_per_dimension"]):
         table.add_row("", f"{scores['bits_per_dimension']:.4f} bits a seen variable (-log2 P)")
     table.add_row("estimate", _estimated(scores))
@@ -114,11 +116,12 @@ def _estimated(scores: Mapping[str, Any]) -> str:
 
 
 def hidden_summary(found: Any, rate: float, mechanism: str, draws: int) -> dict[str, Any]:
-    """How draws of hidden cells compare with the truth."""
+    """How draws of hidden cells, or of hidden modalities, compare with the truth."""
+    how = {"rate": rate, "mechanism": mechanism, "draws": draws}
+    if hasattr(found, "scores"):
+        return {**how, "modalities": found.scores.to_dict("records")}
     return {
-        "rate": rate,
-        "mechanism": mechanism,
-        "draws": draws,
+        **how,
         "numbers": found.numbers.to_dict("index"),
         "categories": found.categories.to_dict("index"),
         "coverage_90": found.coverage(0.9),
@@ -128,9 +131,11 @@ def hidden_summary(found: Any, rate: float, mechanism: str, draws: int) -> dict[
 
 
 def hidden_table(summary: Mapping[str, Any]) -> RenderableType:
-    """The summary of hidden cells, a line for each column."""
+    """The summary of hidden cells, a line for each column, or of hidden modalities."""
     s, grid = summary, _grid()
     grid.add_row("hidden", f"{s['rate']:.0%} of the cells, {s['mechanism']}; {s['draws']} draws")
+    if "modalities" in s:
+        return Group(grid, _modalities_table(s["modalities"]))
     kinds = {
         "numbers": {"RMSE, sd": "rmse", "CRPS, sd": "crps", "in 90 %": "coverage_90",
                     "width, sd": "width_90"},
@@ -147,6 +152,18 @@ def hidden_table(summary: Mapping[str, Any]) -> RenderableType:
                 table.add_row(name, f"{line['cells']:.0f}", *scores)
             parts.append(table)
     return Group(*parts)
+
+
+def _modalities_table(lines: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="each hidden whole given the others; cells of all", title_justify="left")
+    for heading in ("modality", "hidden", "score"):
+        table.add_column(heading)
+    for heading in ("cells", "drawn", "baseline"):
+        table.add_column(heading, justify="right")
+    for line in lines:
+        words = (line["modality"], line["hidden"], line["score"], f"{line['cells']:,}")
+        table.add_row(*words, f"{line['drawn']:.3f}", f"{line['baseline']:.3f}")
+    return table
 
 
 def checkup_summary(checkup: Any, pictures: Sequence[Path]) -> dict[str, Any]:

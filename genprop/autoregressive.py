@@ -188,6 +188,11 @@ class AutoregressiveGiven(Distribution):
         """The seen values, and E[unseen | seen] elsewhere."""
         return _mean(self._rows)
 
+    @property
+    def mode(self) -> Tensor:
+        """The seen values, and of every other element its own more probable value."""
+        return torch.where(self.seen, self.x, (self.mean > 0.5).to(self.x.dtype))
+
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = SAMPLE_SHAPE) -> Elements:
         """Whole vectors, the seen elements as they are."""

@@ -156,6 +156,8 @@ def build_rule(rule: str | Rule, samples: int) -> Rule:
     """The rule of that name with so many samples; a rule is returned as it is."""
     if isinstance(rule, Rule):
         return rule
+    if rule.startswith("target:"):
+        return TargetPropagation(samples, label=rule.removeprefix("target:"))
     if rule not in RULES:
         raise ValueError(f"rule must be a Rule or one of {', '.join(RULES)}, but is {rule!r}")
     if rule == "rws":
@@ -263,6 +265,12 @@ def _neighbour(tops: Tops) -> Prior:
     return NeighbourPrior(Gaussian(tops.elements, scale=NOISE), NOISE)
 
 
+def _denoising(tops: Tops) -> Prior:
+    """Modalities are given and asked for whole, and so is what it practises."""
+    sizes = [family.elements for family in tops.families]
+    return DenoisingPrior(tops.elements, parts=sizes if len(sizes) > 1 else None)
+
+
 def _flow(name: str, tops: Tops) -> Prior:
     return FlowPrior(tops.elements, name)
 
@@ -277,7 +285,7 @@ BUILDERS: dict[str, Callable[[Tops], Prior]] = {
     "mixture": lambda tops: MixturePrior(tops.elements, COMPONENTS),
     "vamp": _vamp,
     "parzen": lambda tops: ParzenPrior(tops.elements),
-    "denoising": lambda tops: DenoisingPrior(tops.elements),
+    "denoising": _denoising,
     "gsn": lambda tops: GSNPrior(_reconstruction(tops)),
     "neighbour": _neighbour,
     **{name: partial(_flow, name) for name in ("nice", "realnvp", "nsf", "maf", "cnf")},

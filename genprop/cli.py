@@ -4,9 +4,7 @@ import importlib
 import importlib.metadata
 import os
 import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,9 +23,11 @@ from genprop.accounts import (
 )
 from genprop.config import ARGUMENTS, MODEL, read_settings, read_toml
 from genprop.files import check_writable, json_text, read_data, write_data
+from genprop.sentences import sentence, warnings_as_sentences
 
 BAD_INPUT = 2
 TABLES = (".csv", ".csv.gz", ".parquet")
+MODALITIES = {"hidden": (), "top": (16,), "explain": True}  # how several are fitted by impute
 MODEL_FILES = ("config.json", "model.safetensors")
 USAGE_ERRORS: Any = typer.BadParameter.__bases__  # UsageError, which typer does not export
 FAILURES = (OSError, ValueError, TypeError, FloatingPointError)
@@ -47,13 +47,13 @@ def main(words: Sequence[str] | None = None) -> None:
         words: the command line, by default the process's own.
     """
     words = sys.argv[1:] if words is None else list(words)
-    with _warnings_as_sentences():
+    with warnings_as_sentences(_say):
         try:
             status = app(words or ["--help"], prog_name="genprop", standalone_mode=False)
         except USAGE_ERRORS as error:
             status = _refused(error.format_message())
         except FAILURES as error:
-            status = _refused(_sentence(error))
+            status = _refused(sentence(error))
     sys.exit(status or 0)
 
 
@@ -176,13 +176,26 @@ def sample(
         Path | None,
         typer.Option(metavar="DATA", help="Rows with missing cells to complete, n times each."),
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Picture of what is given beside what is drawn, as a .png.")
+    ] = None,
     key: Key = None,
 ) -> None:
     """Draw rows from a model."""
     check_writable(out)
-    rows = None if given is None else read_data(given, key)
-    drawn = _loaded(model_folder).sample(n, given=rows, random_state=seed)
+    if plot is not None:
+        if given is None:
+            raise ValueError("--plot shows draws beside what is given; name rows by --given.")
+        _load("genprop.plots").check_picture(plot)
+    rows, model = None if given is None else read_data(given, key), _loaded(model_folder)
+    if plot is not None:
+        _load("genprop.modal_plots").check_drawable(model.encodings_)
+    drawn = model.sample(n, given=rows, random_state=seed)
     write_data(out, _rows_named(drawn))
+    if plot is not None:
+        _load("genprop.plots").save_figure(
+            _load("genprop.modal_plots").completions(rows, drawn), plot
+        )
     of_each = "" if given is None else f" of each row of {given}"
     _say(f"Wrote {_counted(n, 'sample')}{of_each} to {out}")
 
@@ -197,7 +210,7 @@ def impute(
     fit: Annotated[bool, typer.Option("--fit", help="Fit a model to the rows first.")] = False,
     draws: Annotated[int, typer.Option(min=1, help="Completions of each row.")] = 5,
     method: Annotated[
-        str, typer.Option(help="auto, sir, gibbs, mean, or of donors residuals or neighbours.")
+        str, typer.Option(help="auto, sir, gibbs, mean, map, or of donors residuals or neighbours.")
     ] = "auto",
     samples: Annotated[
         int, typer.Option(min=1, help="Paths from which each draw is resampled.")
@@ -214,7 +227,7 @@ def impute(
     if len(paths) != (1 if fit else 2):
         wanted = "DATA alone" if fit else "MODELDIR and DATA, or --fit and DATA"
         raise ValueError(f"Expected {wanted}, but got {' '.join(map(str, paths))}.")
-    X, draws = read_data(paths[-1], key), 1 if method == "mean" else draws
+    X, draws = read_data(paths[-1], key), 1 if method in ("mean", "map") else draws
     model = _imputer(X, seed) if fit else _loaded(paths[0])
     how = {"draws": draws, "method": method, "samples": samples, "random_state": seed}
     how["donors"] = None if donors is None else read_data(donors, key)
@@ -249,6 +262,10 @@ def evaluate(
         str, typer.Option(help="Which cells to hide: mcar, mar, self or quantile.")
     ] = "mcar",
     draws: Annotated[int, typer.Option(min=2, help="Draws of each hidden cell.")] = 50,
+    given: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Modalities, by commas: log P(rest | these) instead."),
+    ] = None,
     parts: Annotated[
         Path | None,
         typer.Option(help="Folder where parts are kept, to go on after an interruption."),
@@ -262,6 +279,8 @@ def evaluate(
         check_writable(out, TABLES)
     if processes > 1 and parts is None:
         raise ValueError("Processes share what --parts keeps; name a folder by it.")
+    if hide is not None and given is not None:
+        raise ValueError("--hide draws what it hides itself; leave --given out.")
     X = read_data(data, key)
     model = _loaded(model_folder)
     if hide is not None:
@@ -271,7 +290,8 @@ def evaluate(
         )
         _show(summary, hidden_table(summary), json)
         return
-    how = {"method": method, "samples": samples, "random_state": seed}
+    names = [name.strip() for name in given.split(",")] if given else []
+    how = {"method": method, "samples": samples, "random_state": seed, "given": names or None}
     if parts is None:
         estimate = model.log_likelihood(X, **how)
     else:
@@ -281,7 +301,7 @@ def evaluate(
         table.index = getattr(X, "index", table.index)
         write_data(out, table)
         _say(f"Wrote {_counted(estimate.rows, 'row')} to {out}")
-    scores = scores_summary(estimate)
+    scores = scores_summary(estimate, names)
     _show(scores, scores_table(scores), json)
 
 
@@ -324,9 +344,13 @@ def _loaded(folder: Path) -> Any:
 
 def _imputer(X: Any, seed: int | None) -> Any:
     """Models of the rows, their size fitted to them; what they made of the columns is told."""
-    kind = _load("genprop.tables.imputer").GenPropImputer
-    imputer = kind(random_state=seed or 0, n_jobs=-1, verbose=1).fit(X)
-    model, count = imputer.model_, len(imputer.models_)
+    if isinstance(X, dict):
+        kind, how = _load("genprop.estimator").GenProp, MODALITIES
+    else:
+        kind, how = _load("genprop.tables.imputer").GenPropImputer, {"n_jobs": -1}
+    imputer = kind(**how, random_state=seed or 0, verbose=1).fit(X)
+    models = getattr(imputer, "models_", [imputer])
+    model, count = models[0], len(models)
     summary = {"data": "fitted to", **fit_summary(model, X), "members": count, "model": "no folder"}
     Console(stderr=True).print(fit_table(summary))
     return imputer
@@ -363,28 +387,6 @@ def _check_model_folder(folder: Path) -> None:
         _load("genprop.persistence").load(folder)
 
 
-def _refused(sentence: str) -> int:
-    _say(f"genprop: {sentence}")
+def _refused(why: str) -> int:
+    _say(f"genprop: {why}")
     return BAD_INPUT
-
-
-def _sentence(error: Exception) -> str:
-    """The message on one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}."
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-@contextmanager
-def _warnings_as_sentences() -> Iterator[None]:
-    """Within it a warning is one line on stderr; those meant for programmers are left out."""
-
-    def say(message: Warning | str, *_: object, **__: object) -> None:
-        _say(f"warning: {' '.join(str(message).split())}")
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning)
-        warnings.filterwarnings("ignore", "X does not have valid feature names")
-        warnings.showwarning = say
-        yield

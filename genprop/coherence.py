@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from genprop.encodings import label_among
 from genprop.estimator import GenProp
+from genprop.names import check_names
 
 TREES = 200
 
@@ -69,20 +70,24 @@ def coherence(
         random_state: seed in place of the model's.
 
     Raises:
-        ValueError: the modality is given, or unknown; no labels, or not one for each row.
+        ValueError: the modality is given, nothing is, or a name is unknown; no labels, or not one
+            for each row.
 
     References:
         Shi, Siddharth, Paige, Torr, 2019, Variational mixture-of-experts autoencoders for
         multi-modal deep generative models.
     """
+    check_names("given", given, model.encodings_)
+    if not given:
+        raise ValueError("given holds no modality, so that there is nothing for draws to go with")
     if drawn in given or drawn not in model.encodings_:
         raise ValueError(
             f"drawn must be a modality of the model, {list(model.encodings_)}, that is not given, "
             f"but is {drawn!r}"
         )
     if labels is None:
-        known = {name: model.encodings_[name] for name in given if name in model.encodings_}
-        labels = given[label_among(known, None) if len(known) > 1 else next(iter(known))]
+        known = {name: model.encodings_[name] for name in given}
+        labels = given[next(iter(known)) if len(known) == 1 else label_among(known, None)]
     found = model.sample(draws, given=given, random_state=random_state)[drawn]
     return Coherence(agreement(np.asarray(found), labels, classifier))
 

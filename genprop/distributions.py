@@ -355,6 +355,11 @@ class Held(Distribution):
         """The held values, and the mean of the law elsewhere."""
         return torch.where(self.seen, self.x, self.law.mean)
 
+    @property
+    def mode(self) -> Tensor:
+        """The held values, and the mode of the law elsewhere."""
+        return torch.where(self.seen, self.x, self.law.mode)
+
     def sample(self, sample_shape: Sequence[int] = SAMPLE_SHAPE) -> Elements:
         """Whole vectors, the seen elements as they are."""
         return torch.where(self.seen, self.x, self.law.sample(self._shape(sample_shape)))

@@ -1,6 +1,8 @@
 """The encodings of all modalities together: raw rows to a batch, a model's tensors back."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import update_wrapper
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 
 from genprop.data import Batch
 from genprop.encoding import Encoding
+from genprop.names import check_names
 from genprop.table import Raw, frame
 from genprop.tables.encoding import FAMILY, TableEncoding
 
@@ -112,11 +115,15 @@ def label_among(encodings: Encodings, name: str | None) -> str:
     """The modality of that name, or the only one that is a label.
 
     Raises:
+        TypeError: what is no name.
         ValueError: there is no such modality, or not one label.
     """
     if name is not None:
-        if name not in encodings:
-            raise ValueError(f"there is no modality {name!r}; the model has {list(encodings)}")
+        if not isinstance(name, str):
+            raise TypeError(
+                f"modality is the name of one label, but is {name!r}; ask for one after the other"
+            )
+        check_names("modality", [name], encodings)
         return name
     found = labels_among(encodings)
     if len(found) == 1:
@@ -135,9 +142,31 @@ def labels_among(encodings: Encodings) -> list[str]:
     return [name for name, values in classes.items() if values is not None and len(values) > 1]
 
 
-def has_labels(estimator: Any) -> bool:
-    """Whether an estimator is fitted to modalities one of which is a label."""
-    return bool(labels_among(getattr(estimator, "encodings_", {})))
+class OfLabels:
+    """A method of estimators fitted to a label beside other data; of others ``hasattr`` is False.
+
+    Args:
+        method: of the estimator.
+
+    Raises:
+        AttributeError: it is asked of another estimator.
+    """
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self.method = method
+        update_wrapper(self, method)
+
+    def __get__(self, estimator: Any, owner: type | None = None) -> Callable[..., Any]:
+        if estimator is None:
+            return self.method
+        encodings = getattr(estimator, "encodings_", {})
+        if labels_among(encodings):
+            return MethodType(self.method, estimator)
+        state = f"was fitted to {', '.join(encodings)}" if encodings else "is not fitted yet"
+        raise AttributeError(
+            f"{self.method.__name__} needs a model of several modalities, one of them a label, as "
+            f"of fit({{'x': X, 'label': y}}), but this one {state}"
+        )
 
 
 def _classes(encoding: AnyEncoding) -> NDArray[Any] | None:

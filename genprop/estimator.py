@@ -11,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from genprop.build import PARTS, build_model, build_rule, learn_beforehand, learn_correlations
 from genprop.data import Batch
-from genprop.encodings import drawn, encoded, has_labels, label_among, labels_of, learned
+from genprop.encodings import OfLabels, drawn, encoded, label_among, labels_of, learned
 from genprop.fitted import keep_history, load_fitted, save_fitted
 from genprop.likelihood.estimate import Estimate
 from genprop.likelihood.given import given_rows, of_rows
@@ -59,7 +58,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             ``"auto"`` is ``"gaussian"``, of several modalities ``"full"``, of discrete codes
             ``"factorial"``.
         rule: credit assignment: ``"target"``, ``"difference"``, ``"long"``, ``"rws"``, ``"elbo"``,
-            ``"iwae"``, ``"dreg"``, or a ``Rule``.
+            ``"iwae"``, ``"dreg"``, ``"target:y"`` (of which y is the label), or a ``Rule``.
         samples: paths drawn for each row in training; 1 is faster and fits less well.
         units: hidden units of every net.
         activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"``, ``"silu"`` or ``"softplus"``.
@@ -243,8 +242,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             draws: completions of each row.
             method: ``"sir"``, importance resampling of encoded paths; ``"gibbs"``, chains from
                 there; ``"auto"``, ten times the samples where too few count, then chains;
-                ``"mean"`` (modes or medians of categories); or lent by donors of near codes:
-                ``"neighbours"``, their values, or ``"residuals"``, of real values their errors.
+                ``"mean"`` (modes or medians of categories); ``"map"``, modes below the likeliest
+                path; or lent by near donors: values, ``"neighbours"``, or errors, ``"residuals"``.
             samples: paths from which each draw is resampled.
             refine: with n > 0, every row by chains of n transitions from there; "gibbs" has 200.
             donors: rows that lend, such as those of fit.
@@ -302,7 +301,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """The mean of log P(x_seen) over rows, nats; y is not used."""
         return self.log_likelihood(X).mean
 
-    @available_if(has_labels)
+    @OfLabels
     def predict_proba(
         self,
         X: Data,
@@ -325,7 +324,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             batch, told = self.batch(without(X, name)), torch.as_tensor(values)
             return label_proba(self.model_, batch, name, told, samples).proba
 
-    @available_if(has_labels)
+    @OfLabels
     def predict(self, X: Data, *, modality: str | None = None, **how: Any) -> NDArray[Any]:
         """The most probable class of a label, ``(rows,)``; arguments as of ``predict_proba``."""
         proba = self.predict_proba(X, modality=modality, **how)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from genprop.names import check_names
 from genprop.stack import Stack
 
 
@@ -24,11 +25,11 @@ def checked_weights(
     >>> checked_weights({"x": 0.1}, {"x": Stack.build(Bernoulli(4), (2,))}, False)
     {'x': 0.1}
     """
+    check_names("weights", weights, stacks)
     for name, weight in weights.items():
-        if name not in stacks or not 0 < weight < math.inf:
+        if not 0 < weight < math.inf:
             raise ValueError(
-                f"weights are positive numbers by modality, of {list(stacks)}, but {name!r} has "
-                f"{weight!r}"
+                f"weights are positive numbers by modality, but {name!r} has {weight!r}"
             )
         if not len(stacks[name].layers) and not joined and weight != 1:
             raise ValueError(

@@ -200,6 +200,11 @@ class JointNormalGiven(Distribution):
         """The seen values, and E[unseen | seen] elsewhere."""
         return moved(self.law.loc.expand_as(self.x), self.x, self.seen, self._carried)
 
+    @property
+    def mode(self) -> Tensor:
+        """The mean."""
+        return self.mean
+
     def sample(self, sample_shape: Sequence[int] = SAMPLE_SHAPE) -> Elements:
         """Whole vectors: joint draws moved by the gain on their misfit to the seen (Matheron)."""
         rows = self.batch_shape[: len(self.batch_shape) - len(self.law.batch_shape)]

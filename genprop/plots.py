@@ -167,9 +167,16 @@ def save_figure(figure: "Figure", path: Path) -> None:
         figure: the picture.
         path: the file to be.
     """
-    check_writable(path, tuple(f".{kind}" for kind in figure.canvas.get_supported_filetypes()))
+    check_picture(path)
     with atomic(path) as fresh:
         figure.savefig(fresh, dpi=figure.dpi, facecolor="white")
+
+
+def check_picture(path: Path) -> None:
+    """Raises, before any work is done, if no picture can be written at a path."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    check_writable(path, tuple(f".{kind}" for kind in FigureCanvasAgg.filetypes))
 
 
 def blank(width: float, height: float, constrained: bool = False) -> "Figure":

@@ -1,7 +1,9 @@
 """The posterior of a model's hidden values, as a log-density of vectors."""
 
 import math
+from collections.abc import Callable
 from functools import cached_property
+from operator import attrgetter, methodcaller
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from genprop.levels import (
     joined,
     sizes_of,
 )
+from genprop.mixture import MixtureNormal
 from genprop.model import Model
 from genprop.multivariate import JointNormal
 from genprop.prior import DensityPrior, LawPrior
@@ -27,6 +30,10 @@ from genprop.shapes import Elements, PerRow, Seen
 from genprop.stack import Path
 
 DRAWS = 1000  # of a prior, whose moments stand in for its conditionals
+
+Value = Callable[[Distribution], Tensor]
+"""What is taken of a law."""
+DRAW, MEAN, MODE = methodcaller("sample"), attrgetter("mean"), attrgetter("mode")
 
 
 class Posterior:
@@ -154,12 +161,31 @@ class Posterior:
     @torch.no_grad()
     def complete(self, position: Elements, mean: bool = False) -> Levels:
         """The data with unseen cells drawn from P(x_unseen | x_seen, h); or their means."""
+        return self._completed(position, MEAN if mean else DRAW)
+
+    @torch.no_grad()
+    def complete_by_mode(self, position: Elements) -> Levels:
+        """The data with every unseen cell at the mode of P(x_unseen | x_seen, h).
+
+        Raises:
+            ValueError: a mixture alone sends down unseen cells; no formula tells its mode.
+        """
+        summit = self.stand_in.prior
+        mixed = isinstance(summit, LawPrior) and isinstance(summit.law, MixtureNormal)
+        if mixed and self.floors[-1].valued is not None:
+            raise ValueError(
+                "a modality without layers has unseen cells, whose mode under a mixture no formula "
+                "tells; use their mean, or give the modality a layer"
+            )
+        return self._completed(position, MODE)
+
+    def _completed(self, position: Elements, value: Value) -> Levels:
         levels = self.split(position)
         masks = {ladder.name: ladder.valued for ladder in self.floors[0].ladders}
-        return self._redrawn(0, levels, self.data(levels), masks, mean)
+        return self._redrawn(0, levels, self.data(levels), masks, value)
 
     def redraw(
-        self, at: int, levels: Levels, data: list[Levels], kept: Seen, mean: bool = False
+        self, at: int, levels: Levels, data: list[Levels], kept: Seen, value: Value = DRAW
     ) -> Elements:
         """The joint code of a floor given all levels above it, anew where it is not kept.
 
@@ -168,17 +194,16 @@ class Posterior:
             levels: all levels.
             data: what each floor stands on.
             kept: True where an element of the code stays, ``(rows, elements)``.
-            mean: expected values in place of a draw.
+            value: what is taken of its law.
         """
         code = self.floors[at].code(data[at], levels)
         if at + 1 == len(self.floors):
-            given = self.stand_in.given(code, kept)
-            return given.mean if mean else given.sample()
+            return value(self.stand_in.given(code, kept))
         above = self.floors[at + 1].model
-        return joined(self._redrawn(at + 1, levels, data, above.batch(code, kept).seen, mean))
+        return joined(self._redrawn(at + 1, levels, data, above.batch(code, kept).seen, value))
 
     def _redrawn(
-        self, at: int, levels: Levels, data: list[Levels], kept: Masks, mean: bool
+        self, at: int, levels: Levels, data: list[Levels], kept: Masks, value: Value
     ) -> Levels:
         """What a floor stands on, drawn from the levels above it where it is not kept."""
         floor, found = self.floors[at], dict(data[at])
@@ -186,12 +211,11 @@ class Posterior:
             mask, x = kept[ladder.name], data[at][ladder.name]
             if mask is not None and ladder.levels:
                 law = ladder.stack[0].decoder(levels[ladder.levels[0]])
-                given = law.given(x, mask)
-                found[ladder.name] = given.mean if mean else given.sample()
+                found[ladder.name] = value(law.given(x, mask))
         mask = floor.mask(lambda ladder: None if ladder.levels else kept[ladder.name])
         if mask is None:
             return found
-        code = self.redraw(at, levels, data, mask, mean)
+        code = self.redraw(at, levels, data, mask, value)
         for ladder, part in zip(floor.ladders, floor.parts(code), strict=True):
             found[ladder.name] = found[ladder.name] if ladder.levels else part
         return found

@@ -12,6 +12,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from genprop.encoding import missing_cells
+from genprop.names import check_names
 from genprop.tables.ampute import unmasked
 from genprop.tables.encoding import FAMILY, is_mixed
 
@@ -54,12 +55,15 @@ def checked(estimator: Any, X: Any, reset: bool) -> dict[str, Raw]:
         reset: True in fit.
 
     Raises:
-        ValueError: no rows, a wrong width, infinities, modalities that fit did not know.
+        ValueError: no rows, a wrong width, infinities, modalities that fit did not know, in fit
+            also arguments of modalities that there are not.
     """
+    if reset:
+        _check_named(estimator, X if holds_modalities(X) else {"x": X})
     if not holds_modalities(X):
         _check_alone(estimator, X, reset)
         X = unmasked(X)
-        choices = _choices(estimator, "x", X, reset)
+        choices = _choices(estimator, {"x": X}, "x", reset)
         if choices is not None:
             validate_data(estimator, X, reset=reset, skip_check_array=True)
             return {"x": _table(estimator, "x", X, choices, reset)}
@@ -69,7 +73,7 @@ def checked(estimator: Any, X: Any, reset: bool) -> dict[str, Raw]:
             f"the model was fitted on modalities {list(estimator.encodings_)}, but got {list(X)}"
         )
     parts = {str(name): unmasked(part) for name, part in X.items()}
-    raws = {name: _part(estimator, name, part, reset) for name, part in parts.items()}
+    raws = {name: _part(estimator, parts, name, reset) for name in parts}
     rows = {name: raw.rows for name, raw in raws.items()}
     if not raws or len(set(rows.values())) > 1:
         raise ValueError(f"all modalities must have the same rows, but have {rows}")
@@ -77,6 +81,19 @@ def checked(estimator: Any, X: Any, reset: bool) -> dict[str, Raw]:
         return raws
     (count,) = set(rows.values())
     return {n: raws.get(n) or _absent(estimator, n, count) for n in estimator.encodings_}
+
+
+def _check_named(estimator: Any, parts: Mapping[Any, Any]) -> None:
+    """Whether arguments by modality name those there are; columns are checked by the table."""
+    for argument in ("hidden", "visible", "weights"):
+        named = getattr(estimator, argument)
+        if isinstance(named, Mapping) and not (argument == "visible" and _by_column(named, parts)):
+            check_names(argument, named, parts)
+
+
+def _by_column(visible: Mapping[Any, Any], parts: Mapping[Any, Any]) -> bool:
+    """Whether the names are those of columns, which only a table alone can leave at that."""
+    return set(parts) == {"x"} and hasattr(parts["x"], "columns") and "x" not in set(visible)
 
 
 def _check_alone(estimator: Any, X: Any, reset: bool) -> None:
@@ -134,6 +151,8 @@ def completed(draws: Any, raw: Raw) -> Any:
         seen = torch.as_tensor(raw.seen, device=raw.given.device)
         drawn = torch.as_tensor(draws, dtype=raw.given.dtype, device=raw.given.device)
         return torch.where(seen, raw.given, drawn)
+    if raw.values.dtype == object and not raw.seen.any():
+        return draws  # of a modality that is absent the type is the model's
     kind = np.result_type(raw.values, np.float32) if raw.values.dtype.kind in "biu" else None
     return np.where(raw.seen, raw.values, draws.astype(kind or raw.values.dtype))
 
@@ -162,25 +181,26 @@ def _filled(frame: Any, draw: NDArray[Any], seen: NDArray[np.bool_]) -> Any:
     return filled
 
 
-def _part(estimator: Any, name: str, X: Any, reset: bool) -> Raw:
-    choices = _choices(estimator, name, X, reset)
+def _part(estimator: Any, parts: Mapping[str, Any], name: str, reset: bool) -> Raw:
+    choices = _choices(estimator, parts, name, reset)
     if choices is None:
-        return _modality(name, X, reset)
-    return _table(estimator, name, X, choices, reset)
+        return _modality(name, parts[name], reset)
+    return _table(estimator, name, parts[name], choices, reset)
 
 
-def _choices(estimator: Any, name: str, X: Any, reset: bool) -> Mapping[str, str] | None:
+def _choices(
+    estimator: Any, parts: Mapping[str, Any], name: str, reset: bool
+) -> Mapping[str, str] | None:
     """The families that the user chose for columns, if each column is to have one of its own."""
     if not reset:
         fitted = estimator.encodings_.get(name)
         return {} if fitted is not None and fitted.family == FAMILY else None
     visible = estimator.visible
     if isinstance(visible, Mapping):
-        by_column = hasattr(X, "columns") and not set(map(str, visible)) & {name}
-        visible = visible if by_column and name == "x" else visible.get(name, "auto")
+        visible = visible if _by_column(visible, parts) else visible.get(name, "auto")
     if isinstance(visible, Mapping):
         return {str(column): kind for column, kind in visible.items()}
-    mixed = visible == "auto" and hasattr(X, "columns") and is_mixed(X)
+    mixed = visible == "auto" and hasattr(parts[name], "columns") and is_mixed(parts[name])
     return {} if mixed or visible == FAMILY else None
 
 

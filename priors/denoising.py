@@ -56,6 +56,10 @@ class DenoisingPrior(DensityPrior):
         units: the widths of the net's two hidden layers.
         masked: whether the net learns marginals and conditionals beside P, by a second loss on
             random patterns. It costs half the time of training, and some of the net's capacity.
+        parts: the sizes of the codes that make up h, one for each modality, or None. Every second
+            random pattern is then one of whole parts, and in it each part has a noise level of its
+            own: the row's; or none, when it is given; or one between, when the net sees it through
+            so much noise; or it is absent, which is noise alone.
         levels: how levels are drawn in training, ``"fixed"`` or ``"learned"``; see ``Levels``.
         levels_per_row: levels drawn for each row; more is less noise in what is learned.
         steps: Runge-Kutta steps of the flow, each of which asks the net four times.
@@ -69,7 +73,8 @@ class DenoisingPrior(DensityPrior):
             at the cost of two log-densities for each. One leaves the net's as it is.
 
     Raises:
-        ValueError: a size or a number that is not positive, or an unknown choice.
+        ValueError: a size or a number that is not positive, parts that do not make up the
+            elements, or an unknown choice.
 
     References:
         Alain, Bengio, 2014, What regularized auto-encoders learn from the data-generating
@@ -78,7 +83,8 @@ class DenoisingPrior(DensityPrior):
         2011.13456). Kingma, Salimans, Poole, Ho, 2021, Variational diffusion models (arXiv
         2107.00630). Song, Durkan, Murray, Ermon, 2021, Maximum likelihood training of score-based
         diffusion models (arXiv 2101.09258). Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud,
-        2019, FFJORD (arXiv 1810.01367), for Hutchinson's estimate.
+        2019, FFJORD (arXiv 1810.01367), for Hutchinson's estimate. Bounoua, Franzese, Michiardi,
+        2024, Multi-modal latent diffusion (arXiv 2306.04445), for levels of each modality's own.
 
     >>> prior = DenoisingPrior(2)
     >>> prior.log_prob(torch.zeros(2)), prior.loss(torch.zeros(2)).detach()
@@ -99,15 +105,22 @@ class DenoisingPrior(DensityPrior):
         divergence: str = "exact",
         probes: int = 16,
         candidates: int = 1,
+        parts: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         _check(levels_per_row=levels_per_row, steps=steps, probes=probes, candidates=candidates)
+        if parts is not None and (sum(parts) != elements or min(parts) < 1):
+            raise ValueError(
+                f"parts are the sizes of the codes that make up {elements} elements, all "
+                f"positive, but are {tuple(parts)}"
+            )
         _known("sampler", sampler, SAMPLERS)
         _known("divergence", divergence, DIVERGENCES)
         self.elements, self.units, self.masked = elements, tuple(units), masked
         self.levels, self.levels_per_row = levels, levels_per_row
         self.steps, self.sampler = steps, sampler
         self.divergence, self.probes, self.candidates = divergence, probes, candidates
+        self.parts = None if parts is None else tuple(parts)
         self.net = Denoiser(elements, units, masked=masked)
         self.noise_levels = Levels(levels)
 
@@ -122,18 +135,26 @@ class DenoisingPrior(DensityPrior):
         if not (self.masked and self._learns):
             return value
         # the value stays the bound; the gradient also teaches the net marginals and conditionals
-        practice = self._excess(h.detach(), *_random_states(noisy))
+        practice = self._practice(h.detach(), noisy)
         return value + practice - practice.detach()
 
     def _bound(self, h: Tensor, noisy: Tensor) -> Tensor:
         standard = 0.5 * h.square().sum(-1) + HALF_LOG_2PI * noisy.sum(-1)
-        return standard + self._excess(h, noisy, torch.zeros_like(noisy))
+        return standard + self._excess(h, noisy, _rest(noisy, torch.zeros_like(noisy), h))
+
+    def _practice(self, h: Tensor, seen: Tensor) -> Tensor:
+        """What teaches marginals and conditionals, in random patterns of what was seen."""
+        noisy, given = _random_states(seen, self.parts)
+        held = h
+        if self.parts is not None:
+            held = given.sqrt() * h + (1 - given).sqrt() * torch.randn_like(h)
+        return self._excess(h, noisy, _rest(noisy, given, held))
 
     def _lesson(self, h: Tensor) -> Tensor:
         """All that the net learns: the bound, and marginals and conditionals in random patterns."""
         whole = torch.ones_like(h, dtype=torch.bool)
         bound = self._bound(h, whole)
-        return bound + self._excess(h, *_random_states(whole)) if self.masked else bound
+        return bound + self._practice(h, whole) if self.masked else bound
 
     def log_prob(self, h: Elements, seen: Seen | None = None) -> PerRow:
         """Log P(h_seen) in nats; a graph is made only where h needs a gradient."""
@@ -178,7 +199,7 @@ class DenoisingPrior(DensityPrior):
             )
         return h, seen
 
-    def _excess(self, h: Tensor, noisy: Tensor, given: Tensor) -> Tensor:
+    def _excess(self, h: Tensor, noisy: Tensor, rest: Tensor | None) -> Tensor:
         """For each row an estimate of what the bound is more than that of u = 0."""
         level, weight = self.noise_levels.draw(math.prod(h.shape[-2:-1]), self.levels_per_row)
         # draws of a row share levels and noise, because importance weights compare their losses
@@ -187,7 +208,7 @@ class DenoisingPrior(DensityPrior):
         noise = torch.randn((*lead, self.elements), dtype=h.dtype, device=h.device)
         alpha, sigma = mixing(level)
         shown = torch.where(noisy, alpha * h + sigma * noise, 0)
-        u = torch.where(noisy, self.net(shown, level, _rest(noisy, given, h)), 0)
+        u = torch.where(noisy, self.net(shown, level, rest), 0)
         velocity = alpha * noise - sigma * h
         part = 0.5 * alpha[..., 0].square() * (u * (u - 2 * velocity)).sum(-1)
         if self._learns:
@@ -298,18 +319,42 @@ class DenoisingGiven(Distribution):
 
 
 def _rest(noisy: Tensor, given: Tensor, h: Tensor) -> Tensor | None:
-    """What the net is told of the elements that are not noisy; None where all are."""
+    """What the net is told of the elements that are not noisy; None where all are.
+
+    Given may be a share α², of elements that h holds as seen through noise of their own.
+    """
     if bool(noisy.all()):
         return None
-    held = torch.where(given, h, 0)
-    return torch.cat([given.to(h.dtype), (~(noisy | given)).to(h.dtype), held], -1)
+    share = given.to(h.dtype)
+    return torch.cat([share, (~noisy).to(h.dtype) - share, torch.where(given > 0, h, 0)], -1)
 
 
-def _random_states(seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Of what was seen, noisy and given elements at random; their shares too, row by row."""
+def _random_states(seen: Tensor, parts: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+    """Of what was seen, noisy elements at random and the share α² in which others are given.
+
+    Row by row the numbers of both are random, too. In every second row all elements of a part are
+    alike, and every second part that is given is seen through noise.
+    """
     low, high = torch.rand(2, *seen.shape[:-1], 1, device=seen.device).sort(0).values
     place = torch.rand(seen.shape, device=seen.device)
-    return seen & (place < low), seen & (place > high)
+    share = torch.ones_like(place)
+    if parts is not None:
+        whole = torch.rand(low.shape, device=seen.device) < 0.5
+        place = torch.where(whole, _alike(parts, seen), place)
+        share = torch.where(whole, _clear(parts, seen), share)
+    return seen & (place < low), torch.where(seen & (place > high), share, 0)
+
+
+def _alike(parts: Sequence[int], like: Tensor) -> Tensor:
+    """A number between 0 and 1 for every part, ``(…, elements)``."""
+    each = torch.rand(*like.shape[:-1], len(parts), device=like.device)
+    return each.repeat_interleave(torch.tensor(parts, device=like.device), -1)
+
+
+def _clear(parts: Sequence[int], like: Tensor) -> Tensor:
+    """α² for every part: 1 for every second, else of a level between the ends, each as likely."""
+    level = LOWEST + (HIGHEST - LOWEST) * _alike(parts, like)
+    return torch.where(_alike(parts, like) < 0.5, 1, level.sigmoid())
 
 
 def _signs(mask: Tensor, probes: int, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The most probable position of every row, by ascent of a log-density."""
+"""The most probable position of every row, by ascent of a log-density or of a model's posterior."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 from genprop.kernel import LogDensity, check_start, chosen
+from genprop.levels import discrete_levels
+from genprop.posterior import Posterior
+from genprop.resampling import picked
 from genprop.shapes import Elements, PerRow, Seen
 
 MEMORY = 10
@@ -84,6 +87,38 @@ def ascend(
         pairs = [*pairs, _pair(point, ahead)][-MEMORY:]
         point, step = ahead, step + 1
     return Peak(point.position, point.log_prob, _slope(point), step)
+
+
+def most_probable(posterior: Posterior, samples: int = 200) -> Peak:
+    r"""The hidden values that are most probable given what is seen, argmax_h log P(x_seen, h).
+
+    The ascent begins at the best of K draws of Q, so that it ends at a local maximum that is
+    nowhere below them. Discrete levels stay as that draw has them, because they have no gradient.
+
+    Args:
+        posterior: of the rows; its vectors are what is looked for.
+        samples: K.
+
+    Returns:
+        The peak, its position ``(1, rows, elements)``.
+
+    Raises:
+        ValueError: no draw has a finite log-density in a row.
+
+    >>> from genprop.conditional import Bernoulli
+    >>> from genprop.data import Batch
+    >>> from genprop.model import Model
+    >>> from genprop.priors.gaussian import GaussianPrior
+    >>> from genprop.stack import Stack
+    >>> model = Model(Stack.build(Bernoulli(6), hidden=(4, 2)), GaussianPrior(2))
+    >>> most_probable(Posterior(model, Batch.of(torch.ones(5, 6))), 10).position.shape
+    torch.Size([1, 5, 6])
+    """
+    start, discrete = posterior.start(samples), discrete_levels(posterior.floors)
+    with torch.no_grad():
+        best = picked(start, posterior.log_prob(start).argmax(0, keepdim=True))
+    moving = {n: torch.full_like(h, n not in discrete) for n, h in posterior.split(best).items()}
+    return ascend(posterior.log_prob, best, free=posterior.join(moving) > 0)
 
 
 def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:

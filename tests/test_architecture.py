@@ -27,7 +27,17 @@ FACES = (
 )
 # Lowest first: a module imports from the floors below its own.
 FLOORS = (
-    ("shapes", "seeds", "threads", "resampling", "convergence", "arviz_api", "idx"),
+    (
+        "shapes",
+        "names",
+        "sentences",
+        "seeds",
+        "threads",
+        "resampling",
+        "convergence",
+        "arviz_api",
+        "idx",
+    ),
     ("tables.column_choice", "tables.multiple", "tables.ampute", "tables.calibration"),
     ("nets", "regressed", "distributions", "tables.row_noise"),
     ("multivariate", "logistic", "student", "counts", "autoregressive", "corruption"),
@@ -68,7 +78,7 @@ FLOORS = (
     ("progress", "codes", "validation", "tables.donors"),
     ("train", "tables.imputation", "build", "prediction", "recoding"),
     ("tables.members",),
-    ("tables.imputed",),
+    ("tables.imputed", "tables.hidden_modalities"),
     ("credit.*",),
     FACES,
     (

@@ -122,6 +122,8 @@ def test_every_format_is_fitted_drawn_completed_and_scored(genprop: Genprop, nam
     assert "24 rows" in fitted.out
     drawn = genprop("sample", "model", "--n", 3, "--out", f"drawn{ending}")
     assert (drawn.status, drawn.out) == (0, "")
+    likely = genprop("impute", "model", name, "--method", "map", "--out", f"full{ending}")
+    assert (likely.status, likely.err) == (0, "")
     filled = genprop("impute", "model", name, "--draws", 2, "--out", f"full{ending}", *SIR)
     assert filled.status == 0
     scored = genprop("evaluate", "model", name, "--samples", 10, "--json")
@@ -188,6 +190,18 @@ def test_one_step_fits_and_imputes_a_table_of_many_kinds(genprop: Genprop) -> No
     assert "Expected MODELDIR and DATA, or --fit and DATA" in two.err
 
 
+def test_one_step_fits_and_imputes_modalities(genprop: Genprop) -> None:
+    size = np.random.default_rng(0).normal(size=(40, 2))
+    label = np.where(np.arange(40) < 5, np.nan, size[:, 0] > 0)
+    np.savez("holes.npz", size=size, label=label)
+    done = genprop("impute", "holes.npz", "--fit", "--draws", 2, "--out", "full.npz")
+    assert "modality  label: 1 columns" in done.err
+    with np.load("full.npz") as full:
+        assert (full["size"] == size).all()
+        assert (full["label"][:, 5:, 0] == label[5:]).all()
+        assert np.isin(full["label"], (0, 1)).all()
+
+
 def test_hidden_cells_are_drawn_and_compared(genprop: Genprop, model: Path) -> None:
     table().to_csv("rows.csv", index=False)
     words = ("evaluate", model, "rows.csv", "--hide", 0.3, "--draws", 5, "--seed", 0)
@@ -220,6 +234,18 @@ def test_samples_given_rows_are_their_completions(genprop: Genprop, model: Path)
     assert len(drawn) == 10
     seen = table(5).notna()
     pd.testing.assert_frame_equal(drawn.loc[5:, COLUMNS].reset_index(drop=True)[seen], table(5))
+
+
+def test_draws_beside_what_is_given_are_a_picture(genprop: Genprop) -> None:
+    WRITERS["parts.npz"](Path("parts.npz"))
+    genprop("fit", "parts.npz", "--out", "model", *QUICK)
+    np.savez("given.npz", image=images(2), size=np.full((2, len(COLUMNS)), np.nan))
+    words = ("sample", "model", "--n", 2, "--out", "new.npz")
+    assert genprop(*words, "--given", "given.npz", "--plot", "new.png").status == 0
+    assert Path("new.png").read_bytes().startswith(b"\x89PNG")
+    assert "name rows by --given" in genprop(*words, "--plot", "other.png").sentence
+    wrong = genprop(*words, "--given", "given.npz", "--plot", "new.txt").sentence
+    assert wrong.startswith("Expected a file that ends in")
 
 
 def test_fit_tells_what_it_did(genprop: Genprop) -> None:
@@ -374,6 +400,7 @@ def test_toml_errors_are_sentences(genprop: Genprop, content: str, sentence: str
         ("impute MODEL rows.csv --out a.csv --method residuals", "method='residuals' needs donors"),
         ("evaluate MODEL rows.csv --processes 2", "Processes share what --parts keeps"),
         ("evaluate MODEL rows.csv --out new.npy", "Expected a file that ends in .csv"),
+        ("fit parts.npz --out new --visible siez=gaussian", "visible names 'siez', but the"),
         ("evaluate MODEL parts.npz", "the model was fitted on modalities ['x']"),
         ("diagnose MODEL wide.csv", "The feature names should match"),
         ("diagnose MODEL rows.csv --out rows.csv", "Expected a folder at rows.csv"),

@@ -1,11 +1,12 @@
 """Coherence of modalities, and pictures of one beside another."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from genprop.coherence import agreement, coherence, fitted_classifier
 from genprop.estimator import GenProp
-from genprop.modal_plots import given_beside_drawn
+from genprop.modal_plots import check_drawable, completions, given_beside_drawn
 
 ROWS = 300
 
@@ -58,6 +59,9 @@ def test_what_cannot_be_asked_is_refused(model: GenProp) -> None:
     given = {"label": np.array(["left"])}
     with pytest.raises(ValueError, match="that is not given"):
         coherence(model, given, "label", Constant())
+    for nobody, why in (({"foo": ["left"]}, "given names 'foo'"), ({}, "holds no modality")):
+        with pytest.raises(ValueError, match=why):
+            coherence(model, nobody, "x", Constant())
     with pytest.raises(ValueError, match="one label for each of the 2 rows"):
         agreement(np.zeros((3, 2, 1)), ["left"], Constant())
 
@@ -81,3 +85,38 @@ def test_a_line_for_each_row_and_a_cell_for_each_draw(shape: tuple[int, int] | N
 def test_draws_must_be_of_the_given_rows() -> None:
     with pytest.raises(ValueError, match=r"must be \(draws, 2"):
         given_beside_drawn(["a", "b"], np.zeros((3, 5, 4)))
+
+
+def test_a_large_element_hides_no_other() -> None:
+    draws = np.random.default_rng(0).normal(size=(4, 5, 3))
+    curves = []
+    for scale in (1.0, np.array([1.0, 1e6, 1e-3])):
+        figure = given_beside_drawn(["a"] * 5, 7 * scale + scale * draws)
+        curves.append([axes.lines[-1].get_ydata() for axes in figure.axes if axes.lines])
+    # what is seen does not depend on the units of any element
+    np.testing.assert_allclose(*curves)
+    assert np.std(curves[0], axis=0) == pytest.approx(np.ones(3))
+
+
+def test_a_curve_alone_has_its_own_values_and_holes_stay_holes() -> None:
+    figure = given_beside_drawn(np.array([[5.0, np.nan, 7.0]]), np.ones((2, 1, 3)))
+    np.testing.assert_array_equal(figure.axes[0].lines[-1].get_ydata(), [5.0, np.nan, 7.0])
+    np.testing.assert_array_equal(figure.axes[1].lines[-1].get_ydata(), np.zeros(3))
+
+
+def test_completions_show_what_is_there_and_draw_what_is_not() -> None:
+    x = np.array([[1.0, np.nan], [2.0, 3.0]])
+    given = {"label": ["a", "b"], "x": x, "y": np.full((2, 1), np.nan)}
+    drawn = {"label": np.full((3, 2, 1), "a"), "x": np.ones((3, 2, 2)), "y": np.ones((3, 2, 1))}
+    figure = completions(given, drawn)
+    titles = [axes.get_title(loc="left") for axes in figure.axes[:8]]
+    assert titles == ["label", "x", "x, drawn", "", "", "y, drawn", "", ""]
+    with pytest.raises(ValueError, match="lack nothing"):
+        completions({"label": ["a", "b"]}, {"label": drawn["label"]})
+
+
+def test_a_table_of_many_kinds_has_no_picture() -> None:
+    table = pd.DataFrame({"word": ["a", "b"] * 5, "number": range(10)})
+    model = GenProp(hidden=(2,), epochs=1, verbose=0).fit(table)
+    with pytest.raises(ValueError, match="a picture shows arrays of numbers and single labels"):
+        check_drawable(model.encodings_)

@@ -331,6 +331,8 @@ def test_held_elements_keep_their_values(name: str, shape: tuple[int, ...]) -> N
     assert torch.equal(draws[..., seen], x[:, seen].expand(*shape, -1, -1))
     assert torch.equal(held.mean[:, seen], x[:, seen])
     assert torch.equal(held.mean[:, ~seen], law.mean[:, ~seen])
+    assert torch.equal(held.mode[:, seen], x[:, seen])
+    assert torch.equal(held.mode[:, ~seen], law.mode[:, ~seen])
 
 
 @every_law

@@ -1,12 +1,16 @@
 """Several modalities under one top: any of them missing, labels among them."""
 
+from inspect import unwrap
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from genprop.build import build_model
 from genprop.conditional import Bernoulli, Categorical, Family, Gaussian
 from genprop.data import Batch
+from genprop.encodings import label_among
 from genprop.estimator import GenProp
 from genprop.likelihood.exact import exact
 from genprop.likelihood.importance import importance
@@ -278,8 +282,39 @@ def test_a_weight_of_one_modality_reaches_the_model() -> None:
     settings = {"hidden": (), "top": (2,), "epochs": 1, "random_state": 0, "verbose": 0}
     model = GenProp(**settings, weights={"left": 0.5}).fit(blobs())
     assert model.model_.weights == {"left": 0.5}
-    with pytest.raises(ValueError, match="positive numbers by modality"):
+    with pytest.raises(ValueError, match="weights names 'middle'"):
         GenProp(**settings, weights={"middle": 0.5}).fit(blobs())
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("hidden", {"left": (2,), "right": (2,), "label": (2,), "lable": (2,)}),
+        ("visible", {"lable": "categorical"}),
+        ("weights", {"lable": 2.0}),
+    ],
+)
+def test_a_name_of_no_modality_is_refused_and_the_nearest_told(argument: str, value: dict) -> None:
+    model = GenProp(**{argument: value}, epochs=1, verbose=0)
+    expected = (
+        f"{argument} names 'lable', but the modalities are 'left', 'right', 'label'; is 'label'"
+    )
+    with pytest.raises(ValueError, match=expected):
+        model.fit(blobs())
+    assert not hasattr(model, "model_")
+
+
+def test_families_name_columns_of_a_table_alone_and_else_modalities() -> None:
+    data = blobs()
+    table = pd.DataFrame(data["left"], columns=["up", "down"])
+    plain = {"hidden": (), "top": (2,), "epochs": 1, "verbose": 0}
+    both = {"x": table, "label": (data["label"] == "yes").astype(float)}
+    families = GenProp(**plain, visible={"label": "categorical"}).fit(both).encodings_
+    assert [e.family for e in families.values()] == ["gaussian", "categorical"]
+    assert GenProp(**plain, visible={"up": "real"}).fit(table).encodings_["x"].family == "columns"
+    for X, kind in ((table, "columns are 'up', 'down'"), (table.to_numpy(), "modalities are 'x'")):
+        with pytest.raises(ValueError, match=f"visible names 'pu', but the {kind}"):
+            GenProp(**plain, visible={"pu": "real"}).fit(X)
 
 
 def test_refined_draws_are_those_of_chains_with_their_diagnostics() -> None:
@@ -304,3 +339,18 @@ def blank(rows: int) -> dict[str, np.ndarray]:
     """Rows of which nothing is seen."""
     nothing = np.full((rows, 2), np.nan)
     return {"left": nothing, "right": nothing[:, :1], "label": np.full(rows, None)}
+
+
+def test_who_has_no_label_to_predict_says_what_it_needs(fitted: GenProp) -> None:
+    X = {"left": blobs()["left"][:2]}
+    assert hasattr(fitted, "predict")
+    with pytest.raises(TypeError, match=r"modality is the name of one label, but is \['label'\]"):
+        unwrap(label_among)(fitted.encodings_, ["label"])  # as users have it, without type checks
+    with pytest.raises(ValueError, match=r"modality names 'lable'.*is 'label' meant"):
+        fitted.predict(X, modality="lable")
+    alone = GenProp(hidden=(), epochs=1, verbose=0).fit(X["left"])
+    for model, state in ((alone, "was fitted to x"), (GenProp(), "is not fitted yet")):
+        for name in ("predict", "predict_proba"):
+            assert not hasattr(model, name)
+            with pytest.raises(AttributeError, match=f"{name} needs a model of .* {state}"):
+                getattr(model, name)

@@ -61,11 +61,14 @@ class TargetPropagation(Rule):
         label: a modality whose influence on the others' codes is discriminant, or None. Where it is
             seen these codes please log P(h, y) - a log P(h) in place of log P(h, y): at a = 1 the
             law of the label alone, ∇ log P(y | h), as the difference of the prior's
-            reconstructions with and without the label has it. The prior learns as before.
+            reconstructions with and without the label has it; of a prior that is a model,
+            ∇ log P(h | h') of an h' that is drawn with the label, minus that of one without.
+            What is above the codes learns as before.
         discriminant: a, between 0 and 1, the share of it.
 
     Raises:
         ValueError: no sample, an unknown target, or a label beside another target than "decoder".
+            ``check`` refuses a label beside which no other modality has a layer.
 
     References:
         Bengio, 2014, How auto-encoders could provide credit assignment in deep networks via
@@ -108,7 +111,7 @@ class TargetPropagation(Rule):
         several = self.samples > 1 and model.has_layers
         shape = torch.Size((self.samples,) if several else ())
         tops = _tops(model, batch, shape)
-        tops[-1].blind = {} if self.label is None else {self.label: self.discriminant}
+        tops[0].blind = {} if self.label is None else {self.label: self.discriminant}
         costs = (_cost(passage, several) for passage in climb(model, batch, shape))
         if several or self.target != "decoder":
             yield from self._whole(list(costs), tops, several)
@@ -220,8 +223,12 @@ class _Top:
 
     @cached_property
     def pleasing(self) -> Tensor:
-        """What the codes cost under all that is above them."""
-        return self.price(self.code())
+        """What the codes cost under all that is above them, a label's share taken off."""
+        code = self.code()
+        cost = self.price(code)
+        for label, share in self.blind.items():
+            cost = cost - share * self._without(label, code)
+        return cost
 
     def price(self, code: Tensor) -> Tensor:
         """The prior's loss of a code; of a prior that is a model, what its layers make of it.
@@ -229,10 +236,7 @@ class _Top:
         These are constant; the prior that is none learns by the same graph.
         """
         if self.above is None:
-            cost = self.model.prior.loss(code, self.seen)
-            for name, share in self.blind.items():
-                cost = cost - share * self._without(name, code)
-            return cost
+            return self.model.prior.loss(code, self.seen)
         inner = self.above.model.batch(code, self.seen)
         total = code.new_zeros(())
         for name, passage in self.above.lowest.items():
@@ -248,13 +252,28 @@ class _Top:
 
     def _without(self, label: str, code: Tensor) -> Tensor:
         """Zero, with the gradient of what labelled codes cost without the label."""
-        names = [name for name, size in self.model.sizes.items() for _ in range(size)]
-        own = torch.tensor([name == label for name in names], device=code.device)
-        seen = torch.ones_like(code, dtype=torch.bool) if self.seen is None else self.seen
+        labelled = self.batch.present(label)
+        if labelled is not None and not bool(labelled.any()):
+            return code.new_zeros(())
+        unseen = {label: torch.zeros_like(self.batch.x[label], dtype=torch.bool)}
+        shown = self.batch.shown and {**self.batch.shown, **unseen}
+        rows = Batch(self.batch.x, {**self.batch.seen, **unseen}, shown)
+        blind = _Top(self.model, rows, None, self.shape)
         with constant(self.model.prior):
-            cost = self.model.prior.loss(code, seen & ~own)
-        cost = torch.where((seen & own).any(-1), cost, 0)
+            cost = blind.drawn(code).price(code)
+        cost = cost if labelled is None else torch.where(labelled, cost, 0)
         return cost - cost.detach()
+
+    def drawn(self, code: Tensor) -> "_Top":
+        """The same, with the layers above the code drawn, of a prior that is a model."""
+        prior, shape = self.model.prior, torch.Size()
+        if isinstance(prior, Model):
+            rows = prior.batch(code.detach(), self.seen, self.model.code_told(self.batch))
+            tops = _tops(prior, rows, shape)
+            for cost in (_cost(passage, True) for passage in climb(prior, rows, shape)):
+                tops[_height(cost)].add(cost)
+            self.above = tops[0]
+        return self
 
     def term(
         self, weights: Tensor | None, bound: dict[str, Tensor] | None = None
@@ -287,10 +306,11 @@ def _check_label(model: Model, label: str) -> None:
         raise ValueError(
             f"label={label!r} must be one of several modalities, but these are {list(model.stacks)}"
         )
-    if isinstance(model.prior, Model):
+    others = {name: stack for name, stack in model.named_stacks() if name != label}
+    if not any(len(stack.layers) for stack in others.values()):
         raise ValueError(
-            f"label={label!r} needs a prior of the joint code that tells its cost without the "
-            f"label, but layers are above it; use a prior such as 'full' or 'mixture'"
+            f"label={label!r} influences the encoders of other modalities, but none has a layer; "
+            f"give one to {' or '.join(others)} by hidden"
         )
 
 

@@ -13,6 +13,7 @@ from genprop.conditional import Bernoulli, Categorical, Family, Gaussian, Studen
 from genprop.counting import NegativeBinomial, Poisson
 from genprop.distributions import Product
 from genprop.hurdle import Hurdle, IndependentHurdle
+from genprop.names import check_names
 from genprop.ordinal import Ordinal
 from genprop.tables.column_choice import KINDS, NUMBERS, Choice, choose
 from genprop.tables.column_code import ColumnCode
@@ -249,12 +250,7 @@ def _check(table: Any, choices: Mapping[str, str]) -> None:
     names = [str(name) for name in table.columns]
     if len(set(names)) < len(names):
         raise ValueError(f"columns need names that differ, but are {', '.join(names)}")
-    unknown = [name for name in choices if name not in names]
-    if unknown:
-        raise ValueError(
-            f"visible names {', '.join(map(repr, unknown))}, but the columns are "
-            f"{', '.join(map(repr, names))}"
-        )
+    check_names("visible", choices, names, "columns")
     for name, kind in choices.items():
         if kind not in (*KINDS, "auto"):
             raise ValueError(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genprop.conditional import Autoregressive
-from genprop.convergence import convergence
+from genprop.convergence import FEWEST, convergence
 from genprop.data import Batch
 from genprop.kernel import run
 from genprop.likelihood.pareto import pareto_khat
@@ -19,6 +19,7 @@ from genprop.model import Model
 from genprop.posterior import Posterior
 from genprop.prior import DensityPrior
 from genprop.resampling import picked, resampled
+from genprop.samplers.ascent import most_probable
 from genprop.samplers.gibbs import Gibbs
 from genprop.tables.donors import lent
 from genprop.tables.missingness import DRAWS
@@ -27,10 +28,12 @@ from genprop.tables.row_noise import RowNoise, distinct, keys_of
 from genprop.unseen import Law, unseen
 
 LENDING = ("residuals", "neighbours")  # of donors
-METHODS = ("auto", "sir", "gibbs", "mean", *LENDING)
+SINGLE = ("mean", "map")  # of which a row has one
+METHODS = ("auto", "sir", "gibbs", *SINGLE, *LENDING)
 # worked on at a time: always as many of the same effort, so that a row's sums have the same order
 ROWS, PATHS = 64, 2**14
 FEWEST_CHAINS = 4
+FEWEST_SWEEPS = 2 * FEWEST - 1  # of which the second half tells an R-hat
 ENOUGH = 10  # effective paths, of which a draw is one
 MORE = 10  # times as many paths where they are too few
 
@@ -48,15 +51,16 @@ class How:
     Attributes:
         method: one of ``METHODS``.
         draws: completions of each row.
-        samples: paths K from which each draw is resampled, or over which a mean is taken.
+        samples: paths K from which each draw is resampled, over which a mean is taken, or of which
+            the best is improved.
         sweeps: transitions of each chain.
         khat: whether the Pareto shape of the weights is estimated, which takes its time.
         donors: rows that lend, of the methods "residuals" and "neighbours".
         neighbours: of how many donors a draw is lent by one.
 
     Raises:
-        ValueError: an unknown method, no draw, sample, sweep or neighbour, several draws of a mean,
-            or donors where they are not asked for, or none where they are.
+        ValueError: an unknown method, no draw, sample, sweep or neighbour, several draws of what
+            has one, or donors where they are not asked for, or none where they are.
     """
 
     method: str = "auto"
@@ -85,10 +89,10 @@ class How:
             raise ValueError(
                 f"method={self.method!r} takes no donors; use one of {', '.join(LENDING)}"
             )
-        if self.method == "mean" and self.draws > 1:
+        if self.method in SINGLE and self.draws > 1:
             raise ValueError(
-                f"the mean is one number, but draws={self.draws}; leave draws out, or use "
-                f"method='auto' for draws"
+                f"method={self.method!r} completes a row in one way, but draws={self.draws}; leave "
+                f"draws out, or use method='auto' for draws"
             )
 
     def refined(self, transitions: int) -> "How":
@@ -148,7 +152,9 @@ def fill(
     ``"gibbs"`` starts a chain at each such path and moves it by Gibbs sweeps with Metropolis'
     correction. ``"auto"`` takes ten times as many paths in the rows whose weights tell that too
     few of them count, and chains where these are too few, too.
-    ``"mean"`` averages E[x | h_1] over the K paths by their weights. ``"residuals"`` and
+    ``"mean"`` averages E[x | h_1] over the K paths by their weights. ``"map"`` takes the mode of
+    P(x_unseen | x_seen, ĥ), with ĥ = argmax_h log P(x_seen, h) by ascent from the best of the K
+    paths, discrete levels as they are there. ``"residuals"`` and
     ``"neighbours"`` let donors lend (``genprop.tables.donors``).
 
     A row gets the same draws in any batch: its random numbers are a hash of the seed and of what it
@@ -164,19 +170,15 @@ def fill(
         averages: how elements come of it.
 
     Raises:
-        ValueError: data that does not fit the model, chains where they are impossible, or donors
-            that do not show what rows lack.
+        ValueError: data that does not fit the model, chains or a most probable path where there
+            are none, or donors that do not show what rows lack.
 
     References:
         Rubin, 1988, Using the SIR algorithm to simulate posterior distributions. Rezende, Mohamed,
         Wierstra, 2014, and Mattei, Frellsen, 2018, for chains and weights of missing data.
     """
     model.check(batch)
-    if how.method in ("gibbs", *LENDING) and explains_holes(model):
-        raise ValueError(
-            f"method={how.method!r} does not know why cells are missing, which this model "
-            f"explains; use method='sir'"
-        )
+    _check(model, how)
     bend, unbend = features or _means, averages or _as_they_are
     masks = batch.masks()
     holes = ~torch.stack([mask.all(-1) for mask in masks.values()]).all(0)
@@ -199,6 +201,19 @@ def fill(
         if len(poor):
             filled = _replaced(filled, poor, made(effort, poor))
     return filled
+
+
+def _check(model: Model, how: How) -> None:
+    if how.method in ("gibbs", "map", *LENDING) and explains_holes(model):
+        raise ValueError(
+            f"method={how.method!r} does not know why cells are missing, which this model "
+            f"explains; use method='sir'"
+        )
+    if how.method == "map" and not model.has_layers:
+        raise ValueError(
+            "method='map' looks for the most probable hidden values, but this model has no layer; "
+            "use method='mean'"
+        )
 
 
 def _further(model: Model, how: How) -> Iterator[How]:
@@ -256,6 +271,10 @@ def _work(
             return _mean(model, batch, how, features, averages)
         if how.method == "gibbs":
             return _chains(model, batch, how)
+        if how.method == "map":
+            posterior = Posterior(model, batch, smooth=False)
+            peak = most_probable(posterior, how.samples)
+            return _unweighed(posterior.complete_by_mode(peak.position))
         return _told(*model.complete(batch, how.draws, how.samples), how)
 
 
@@ -288,10 +307,9 @@ def _chains(model: Model, batch: Batch, how: How) -> Filled:
     position = picked(start, resampled(log_w, chains))
     chain = run(Gibbs(posterior), position, draws=how.sweeps)
     told = _told(posterior.complete(chain.draws[: how.draws, -1]), log_w, how)
-    second = chain.draws[:, how.sweeps // 2 :]
     rhat = torch.full_like(told.ess, torch.nan)
-    if second.shape[1] >= FEWEST_CHAINS:
-        found = convergence(second.cpu().numpy()).rhat
+    if how.sweeps >= FEWEST_SWEEPS:
+        found = convergence(chain.draws[:, how.sweeps // 2 :].cpu().numpy()).rhat
         worst = np.where(np.isnan(found), -np.inf, found).max(-1)
         rhat = torch.as_tensor(np.where(np.isinf(worst) & (worst < 0), np.nan, worst)).to(rhat)
     acceptance = chain.info["acceptance"].mean((0, 1)).to(told.ess)

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genprop.encodings import AnyEncoding, decoded, encoded
+from genprop.likelihood.pareto import FEWEST as FEWEST_PATHS
 from genprop.model import Model
 from genprop.seeds import seeded
 from genprop.table import Raw, checked, completed, holds_modalities
-from genprop.tables.imputation import LENDING, Filled, How
+from genprop.tables.imputation import FEWEST_SWEEPS, LENDING, SINGLE, Filled, How
 from genprop.tables.members import fill_together
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 UNRELIABLE = 0.7  # k-hat
 APART = 1.1  # R-hat
+WANTED = {
+    True: f"an R-hat needs chains that move, of at least {FEWEST_SWEEPS} transitions "
+    f"(refine={FEWEST_SWEEPS})",
+    False: f"a k-hat needs at least {FEWEST_PATHS} samples, and khat=True",
+}  # by whether there are chains
 
 
 @dataclass(frozen=True)
@@ -50,21 +56,33 @@ class Imputed:
 
     @property
     def verdict(self) -> str:
-        """In a sentence, how many rows' draws should not be trusted, and what to do."""
+        """How many rows' draws should not be trusted, of how many nothing is known; what to do."""
         lent = int(self.rows["method"].isin(LENDING).sum())
         if lent:
             return (
                 f"Donors lent to {lent:,} of {len(self.rows):,} rows; no weight tells how well, so "
                 f"hide cells that you know, and compare."
             )
-        poor = (self.rows["khat"] > UNRELIABLE) & (self.rows["method"] == "sir")
-        poor |= self.rows["rhat"] > APART
-        if not poor.any():
-            return f"The draws of all {len(self.rows):,} rows can be trusted."
-        return (
-            f"Do not trust the draws of {poor.sum():,} of {len(self.rows):,} rows; take more "
-            f"samples or sweeps, or method='gibbs'."
-        )
+        chained = self.rows["method"] == "gibbs"
+        told = self.rows["rhat"].where(chained, self.rows["khat"])
+        poor = told > np.where(chained, APART, UNRELIABLE)
+        unknown = told.isna() & (self.rows["missing"] > 0)
+        parts = []
+        if poor.any():
+            parts.append(
+                f"Do not trust the draws of {self._some(poor)}; take more samples or sweeps, or "
+                f"method='gibbs'."
+            )
+        if unknown.any():
+            wants = (WANTED[kind] for kind in (True, False) if (unknown & (chained == kind)).any())
+            parts.append(
+                f"Whether to trust the draws of {self._some(unknown)} is not known: "
+                f"{'; '.join(wants)}."
+            )
+        return " ".join(parts) or f"The draws of all {len(self.rows):,} rows can be trusted."
+
+    def _some(self, rows: "pd.Series[bool]") -> str:
+        return f"{rows.sum():,} of {len(rows):,} rows"
 
     def __str__(self) -> str:
         """The verdict."""
@@ -150,6 +168,6 @@ def _lines(
             column[holes] = told.cpu().numpy()
         table[name] = column
     if filled is not None:
-        plain = how.method if how.method in ("mean", *LENDING) else "sir"
+        plain = how.method if how.method in (*SINGLE, *LENDING) else "sir"
         table.loc[holes, "method"] = np.where(filled.chained.cpu().numpy(), "gibbs", plain)
     return table

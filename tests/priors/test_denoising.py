@@ -15,7 +15,7 @@ from genprop.description import describe, rebuild
 from genprop.diffusion import mixing
 from genprop.multivariate import JointNormal
 from genprop.nets import constant
-from genprop.priors.denoising import DenoisingPrior
+from genprop.priors.denoising import DenoisingPrior, _random_states
 
 ELEMENTS, DRAWS = 6, 2000
 STANDARD = JointNormal(torch.zeros(2).double(), torch.eye(2).double())
@@ -320,9 +320,9 @@ def two_hills() -> MixtureSameFamily:
 
 
 @cache
-def learned() -> DenoisingPrior:
+def learned(parts: tuple[int, ...] | None = None) -> DenoisingPrior:
     torch.manual_seed(3)
-    prior = DenoisingPrior(2, units=(32, 32))
+    prior = DenoisingPrior(2, units=(32, 32), parts=parts)
     updates = 300
     codes = two_hills().sample((updates, 128))
     adam = torch.optim.Adam(prior.parameters(), 8e-3)
@@ -353,8 +353,9 @@ def test_density_and_bound_are_near_the_truth_after_learning() -> None:
     assert (density + bound).abs() < 0.1
 
 
-def test_marginals_and_conditionals_are_learned() -> None:
-    prior, h = learned(), two_hills().sample((2000,))
+@pytest.mark.parametrize("parts", [None, (1, 1)])
+def test_marginals_and_conditionals_are_learned(parts: tuple[int, ...] | None) -> None:
+    prior, h = learned(parts), two_hills().sample((2000,))
     seen = torch.tensor([True, False]).expand(2000, 2)
     hills = two_hills().component_distribution.base_dist
     one = MixtureSameFamily(
@@ -388,6 +389,33 @@ def test_refit_learns_a_law() -> None:
     before = prior.log_prob(codes).mean()
     prior.refit(codes)
     assert prior.log_prob(two_hills().sample((2000,))).mean() > before + 0.15
+
+
+def test_parts_practise_whole_and_at_levels_of_their_own() -> None:
+    torch.manual_seed(0)
+    seen = torch.rand(4000, 5) < 0.8
+    noisy, given = _random_states(seen, (2, 3))
+    assert not (noisy & (given > 0)).any()
+    assert not (noisy | (given > 0))[~seen].any()
+    told = torch.where(noisy, -1, given)  # -1 noisy, 0 absent, between seen through noise, 1 clear
+    parts = [(told[:, part], seen[:, part]) for part in (slice(0, 2), slice(2, 5))]
+    alike = torch.stack(
+        [torch.where(s, t, -2).amax(1) == torch.where(s, t, 2).amin(1) for t, s in parts]
+    ).all(0)
+    # half the rows, and of those with parts in pieces about a fifth by chance
+    assert 0.5 < alike.float().mean() < 0.75
+    through = (given > 0) & (given < 1)
+    assert 0.05 < through.float().mean() < 0.15  # of 0.8 / 3 that are given, a half of a half
+    both = through[:, 0] & through[:, 2]
+    assert (given[both, 0] != given[both, 2]).all()
+    plain = _random_states(seen, None)[1]
+    assert set(plain.unique().tolist()) == {0.0, 1.0}
+
+
+def test_parts_make_up_the_code() -> None:
+    for parts in ((2, 2), (3, 0), (4, -1)):
+        with pytest.raises(ValueError, match="parts are the sizes of the codes that make up 3"):
+            DenoisingPrior(3, parts=parts)
 
 
 # ---- what it refuses, and what it keeps ----------------------------------------------------------

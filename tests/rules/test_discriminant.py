@@ -1,26 +1,38 @@
 """A label's discriminant influence: ∇ log P(label | codes) for codes, and for nothing else."""
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 import zoo
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from genprop import GenProp
 from genprop.data import Batch
 from genprop.model import Model
 from genprop.multivariate import JointNormal
 from genprop.priors.gaussian import GaussianPrior
 from genprop.rules import target as module
 from genprop.rules.target import TargetPropagation
+from genprop.stack import Stack
 
 
 def price_gradient(model: Model, batch: Batch, code: Tensor, share: float) -> Tensor:
     """The gradient that joint codes get from what the rule makes of their price."""
-    top = module._tops(model, batch, torch.Size(()))[-1]
+    top = module._tops(model, batch, torch.Size(()))[0].drawn(code)
     top.blind = {"label": share}
     h = code.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(top.price(h).sum(), h)
+    top.code = lambda: h
+    (gradient,) = torch.autograd.grad(top.pleasing.sum(), h)
     return gradient
+
+
+def nested_gaussian() -> Model:
+    """A linear-Gaussian layer over the code of an image and a label as it is."""
+    image = zoo.linear_gaussian((3, 2)).stacks["x"]
+    return Model({"image": image, "label": Stack(elements=2)}, zoo.linear_gaussian((4, 3)))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -38,8 +50,48 @@ def test_codes_climb_the_conditional_law_of_the_label(share: float) -> None:
     torch.testing.assert_close(price_gradient(model, batch, code, share), wanted)
 
 
-def test_rows_without_the_label_are_trained_as_before() -> None:
-    model = zoo.two_modalities()
+@torch.no_grad()
+def reconstruction(model: Model, code: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What the layer above makes of what is seen of joint codes: its mean and scale."""
+    assert isinstance(model.prior, Model)
+    layer = zoo.only_stack(model.prior)[0]
+    law = layer.decoder(layer.encoder(code if seen is None else code * seen, seen).mean)
+    return law.mean, law.stddev
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_layers_above_reconstruct_with_the_label_and_without(share: float) -> None:
+    model = nested_gaussian()
+    batch = zoo.batch(model)
+    code, seen = zoo.randn(batch.rows, 4), torch.tensor([True, True, False, False])
+    given, scale = reconstruction(model, code, None)
+    missing, _ = reconstruction(model, code, seen.expand(batch.rows, -1))
+    wanted = (code - given - share * seen * (code - missing)) / scale**2
+    found = price_gradient(model, batch, code.expand(20_000, -1, -1), share)
+    error = found.std(0) / len(found) ** 0.5
+    assert ((found.mean(0) - wanted).abs() < 5 * error).all()
+
+
+def test_a_label_that_says_nothing_has_no_influence() -> None:
+    model = nested_gaussian()
+    assert isinstance(model.prior, Model)
+    batch = zoo.batch(model)
+    code = zoo.randn(batch.rows, 4)
+    with torch.no_grad():  # a code that follows nothing follows no label
+        zoo.only_stack(model.prior)[0].decoder.net.first.weight[:2] = 0
+    found = price_gradient(model, batch, code, 1.0)
+    torch.testing.assert_close(found[:, :2], torch.zeros_like(found[:, :2]))
+    assert (found[:, 2:] != 0).all()
+
+
+MODELS = pytest.mark.parametrize(
+    "make", [zoo.two_modalities, zoo.nested_over_two_modalities, zoo.nested_with_raw_part]
+)
+
+
+@MODELS
+def test_rows_without_the_label_are_trained_as_before(make: Callable[[], Model]) -> None:
+    model = make()
     batch = zoo.batch(model)
     unseen = torch.zeros_like(batch.x["label"], dtype=torch.bool)
     batch = Batch(
@@ -50,10 +102,20 @@ def test_rows_without_the_label_are_trained_as_before() -> None:
 
 
 @pytest.mark.parametrize("samples", [1, 5])
-def test_only_the_top_encoders_of_the_others_learn_otherwise(samples: int) -> None:
-    model = zoo.two_modalities()
+@MODELS
+def test_only_the_top_encoders_of_the_others_learn_otherwise(
+    make: Callable[[], Model], samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make()
     batch = zoo.batch(model)
     plain = zoo.gradients(model, batch, TargetPropagation(samples))
+    drawn = module._Top.drawn
+
+    def undisturbed(top: module._Top, code: Tensor) -> module._Top:
+        with torch.random.fork_rng(devices=[]):
+            return drawn(top, code)
+
+    monkeypatch.setattr(module._Top, "drawn", undisturbed)
     found = zoo.gradients(model, batch, TargetPropagation(samples, label="label"))
     other = {name for name in plain if not torch.equal(plain[name], found[name])}
     assert other
@@ -67,10 +129,25 @@ def test_labels_it_cannot_use_are_refused(label: str) -> None:
         TargetPropagation(label=label).check(model)
 
 
-def test_layers_above_are_refused() -> None:
-    model = zoo.nested_over_two_modalities()
-    with pytest.raises(ValueError, match="layers are above"):
-        TargetPropagation(label=next(iter(model.stacks))).check(model)
+@pytest.mark.parametrize("sizes", [(), (3,)])
+def test_without_an_encoder_to_teach_it_is_said(sizes: tuple[int, ...]) -> None:
+    label = zoo.stack(zoo.Gaussian(2), sizes) if sizes else Stack(elements=2)
+    stacks = {"image": Stack(elements=3), "label": label}
+    prior = GaussianPrior(3 + label.code_elements)
+    with pytest.raises(ValueError, match="but none has a layer; give one to image by hidden"):
+        TargetPropagation(label="label").check(Model(stacks, prior))
+
+
+@pytest.mark.parametrize("top", [(), (2,)])
+def test_a_word_is_enough(top: tuple[int, ...]) -> None:
+    X = {"image": zoo.randn(12, 3).numpy(), "y": np.array(["a", "b"] * 6)}
+    hidden = {"image": (2,), "y": () if top else (2,)}
+    how = {"hidden": hidden, "top": top, "units": (4,), "epochs": 2, "verbose": 0}
+    made = GenProp(rule="target:y", random_state=0, **how).fit(X)
+    alike = GenProp(rule=TargetPropagation(5, label="y"), random_state=0, **how).fit(X)
+    zoo.assert_same(dict(made.model_.state_dict()), dict(alike.model_.state_dict()))
+    with pytest.raises(ValueError, match="'z' must be one of several modalities"):
+        GenProp(rule="target:z", **how).fit(X)
 
 
 def test_a_share_beyond_one_is_refused() -> None:

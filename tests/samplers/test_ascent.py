@@ -7,10 +7,11 @@ import zoo
 from torch import Tensor
 
 from genprop.data import Batch
+from genprop.levels import discrete_levels
 from genprop.model import Model
 from genprop.posterior import Posterior
 from genprop.priors.gaussian import GaussianPrior
-from genprop.samplers.ascent import ascend
+from genprop.samplers.ascent import ascend, most_probable
 from genprop.stack import Stack
 
 
@@ -52,6 +53,25 @@ def test_it_never_falls_and_ends_where_nothing_rises() -> None:
         torch.testing.assert_close(posterior.log_prob(peak.position), peak.log_prob)
         before = peak.log_prob
     assert (peak.slope < 1e-4).all()
+
+
+@pytest.mark.parametrize("name", zoo.models())
+def test_no_draw_of_the_encoders_is_more_probable_than_the_most_probable_path(name: str) -> None:
+    model = zoo.models()[name]()
+    posterior = Posterior(model, zoo.batch(model, holes=name != "autoregressive"), smooth=False)
+    torch.manual_seed(1)
+    draws = posterior.start(30)
+    torch.manual_seed(1)
+    peak = most_probable(posterior, 30)
+    best = posterior.log_prob(draws).amax(0)
+    assert (peak.log_prob >= best).all()
+    torch.testing.assert_close(posterior.log_prob(peak.position), peak.log_prob)
+    discrete = discrete_levels(posterior.floors)
+    if not discrete:
+        assert (peak.log_prob > best).all()
+    for level, h in posterior.split(peak.position).items():
+        kept = posterior.split(draws)[level]
+        assert (h == kept).all(-1).any(0).all() or level not in discrete
 
 
 def valley(x: Tensor) -> Tensor:

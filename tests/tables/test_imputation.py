@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import exact
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,12 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genprop import GenProp
-from genprop.conditional import Bernoulli
+from genprop.conditional import Bernoulli, Gaussian
 from genprop.data import Batch
 from genprop.model import Model
 from genprop.priors.gaussian import GaussianPrior
+from genprop.priors.mixture import MixturePrior
 from genprop.stack import Stack
-from genprop.tables.imputation import Filled, How, fill
+from genprop.tables.imputation import FEWEST_SWEEPS, SINGLE, Filled, How, fill
+from genprop.tables.imputed import Imputed
 
 MANY = How("sir", draws=1000, samples=5000, khat=False)
 CHAINS = How("gibbs", draws=400, samples=100, sweeps=10, khat=False)
@@ -80,6 +83,45 @@ def test_the_mean_is_the_conditional_mean(monkeypatch: pytest.MonkeyPatch) -> No
         assert ((found - mean).abs() < 5 * error).all()
 
 
+def nested_linear() -> Model:
+    """Two linear-Gaussian modalities, one of them raw, under a layer above them."""
+    low, high = zoo.linear_gaussian((3, 2)), zoo.linear_gaussian((4, 2))
+    return Model({"a": low.stacks["x"], "b": Stack(elements=2)}, high)
+
+
+@pytest.mark.parametrize("make", [lambda: zoo.linear_gaussian((4, 3, 2)), nested_linear])
+def test_the_most_probable_completion_of_a_gaussian_is_the_conditional_mean(make) -> None:
+    torch.manual_seed(2)
+    model = make()
+    law, places = exact.joint_law(model)
+    names = list(model.stacks)
+    x = {n: v for n, v in exact.draws(model, 6)[1].items()}
+    batch = Batch.of(x, {n: torch.rand(v.shape) < 0.5 for n, v in x.items()})
+    out = fill(model, batch, How("map", samples=20), 0)
+    for row in range(6):
+        whole, seen = torch.zeros_like(law.mean), torch.zeros_like(law.mean).bool()
+        for n in names:
+            whole[places[n]], seen[places[n]] = x[n][row], batch.masks()[n][row]
+        whole[~seen] = exact.given(law, whole, seen).mean.detach()
+        for n in names:
+            found, mask = out.x[n][0, row], batch.masks()[n][row]
+            torch.testing.assert_close(found, whole[places[n]], rtol=0, atol=1e-5)
+            assert torch.equal(found[mask], x[n][row][mask])
+
+
+@pytest.mark.parametrize("name", ["two-modalities", "nested-raw-part", "mixed", "autoregressive"])
+def test_a_most_probable_cell_is_a_value_that_it_can_have(name: str) -> None:
+    model = zoo.models()[name]()
+    batch = zoo.batch(model, holes=True)
+    out = fill(model, batch, How("map", samples=20), 0)
+    for modality, x in out.x.items():
+        seen = batch.masks()[modality]
+        assert torch.equal(x[0][seen], batch.x[modality][seen])
+        assert ((x == 0) | (x == 1)).all()
+        if modality == "label":
+            assert (x.sum(-1) == 1).all()
+
+
 def small() -> tuple[Model, Tensor, Tensor]:
     torch.manual_seed(3)
     model = zoo.linear_gaussian((4, 3, 2))
@@ -91,17 +133,17 @@ def small() -> tuple[Model, Tensor, Tensor]:
 
 
 @settings(max_examples=3, deadline=None)
-@given(st.integers(0, 1000), st.sampled_from(["sir", "gibbs", "auto", "mean"]))
+@given(st.integers(0, 1000), st.sampled_from(["sir", "gibbs", "auto", "mean", "map"]))
 def test_a_row_gets_the_same_draws_in_any_batch_and_order(seed: int, method: str) -> None:
     model, x, seen = small()
-    how = How(method, draws=1 if method == "mean" else 4, samples=30, sweeps=8, khat=False)
+    how = How(method, draws=1 if method in SINGLE else 4, samples=30, sweeps=8, khat=False)
     rng = np.random.default_rng(seed)
     whole = filled(model, x, seen, how)
     rows = torch.from_numpy(rng.permutation(90)[: rng.integers(1, 90)])
     part = filled(model, x[rows], seen[rows], how, seed=0)
     # sums over a batch may be rounded in another order
     torch.testing.assert_close(part.x["x"], whole.x["x"][:, rows], rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(part.ess, whole.ess[rows])
+    torch.testing.assert_close(part.ess, whole.ess[rows], equal_nan=True)
 
 
 def test_rows_that_hold_the_same_get_draws_of_their_own() -> None:
@@ -188,12 +230,23 @@ def test_memory_is_bounded_whatever_the_rows(monkeypatch) -> None:
     [
         ({"method": "median"}, "method must be 'auto' or one of sir, gibbs, mean"),
         ({"draws": 0}, "at least one draw"),
-        ({"method": "mean", "draws": 2}, "the mean is one number"),
+        ({"method": "mean", "draws": 2}, "method='mean' completes a row in one way"),
+        ({"method": "map", "draws": 2}, "method='map' completes a row in one way"),
     ],
 )
 def test_impossible_requests_are_refused(arguments, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         How(**arguments)
+
+
+def test_where_no_path_is_the_most_probable_it_is_said() -> None:
+    raw, how = {"a": Stack(elements=2), "b": Stack(elements=1)}, How("map")
+    x = {"a": torch.zeros(3, 2), "b": torch.full((3, 1), torch.nan)}
+    with pytest.raises(ValueError, match="this model has no layer; use method='mean'"):
+        fill(Model(raw, GaussianPrior(3)), Batch.of(x), how, 0)
+    mixed = Model({**raw, "a": zoo.stack(Gaussian(2), (2,)).float()}, MixturePrior(3, 2))
+    with pytest.raises(ValueError, match="whose mode under a mixture no formula tells"):
+        fill(mixed, Batch.of(x), how, 0)
 
 
 def test_users_get_draws_means_and_a_report() -> None:
@@ -214,8 +267,38 @@ def test_users_get_draws_means_and_a_report() -> None:
     one = made.impute(frame, draws=3).loc[2].iloc[[7]]
     pd.testing.assert_frame_equal(made.impute(frame.iloc[[7]], draws=3).loc[2], one)
     mean = made.impute(frame, method="mean").loc[0]
+    likely = made.imputation(frame, method="map")
+    assert set(likely.rows["method"]) == {"none", "map"}
+    assert set(likely.draws["d"]) <= {"u", "v"}
+    assert likely.draws.notna().all(axis=None)
     near = made.impute(frame, draws=400, method="sir").groupby(np.tile(frame.index, 400))[["a"]]
     hidden = frame["a"].isna()
     difference = (near.mean()["a"] - mean["a"])[hidden]
     # 400 draws of a column with a standard deviation of about 2
     assert difference.abs().max() < 5 * 2 / 400**0.5
+
+
+def test_a_verdict_needs_evidence() -> None:
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    made = GenProp(hidden=(2,), units=(8,), epochs=2, verbose=0, random_state=0).fit(X)
+    X[:2, 0] = np.nan  # of these two rows there is something to know
+    few = made.imputation(X, draws=4, refine=FEWEST_SWEEPS - 1)
+    assert few.rows["rhat"].isna().all()
+    assert few.verdict.startswith("Whether to trust the draws of 2 of 40 rows is not known:")
+    assert f"at least {FEWEST_SWEEPS} transitions (refine={FEWEST_SWEEPS})" in few.verdict
+    enough = made.imputation(X, draws=4, refine=FEWEST_SWEEPS)
+    assert enough.rows["rhat"].notna().sum() == 2
+    assert "not known" not in enough.verdict
+    for how in ({"khat": False}, {"samples": 24}):
+        blind = made.imputation(X, method="sir", **how).verdict
+        assert "is not known: a k-hat needs at least 25 samples, and khat=True." in blind
+    assert made.imputation(X[2:]).verdict == "The draws of all 38 rows can be trusted."
+
+
+def test_a_verdict_tells_what_is_poor_beside_what_is_not_known() -> None:
+    kinds = {"missing": [1, 1, 1], "method": ["gibbs", "gibbs", "sir"]}
+    told = pd.DataFrame({**kinds, "khat": [9.0, 9.0, np.nan], "rhat": [1.2, 1.0, np.nan]})
+    verdict = Imputed(None, told).verdict
+    assert verdict.startswith("Do not trust the draws of 1 of 3 rows;")
+    assert "Whether to trust the draws of 1 of 3 rows is not known: a k-hat" in verdict
+    assert "R-hat" not in verdict
