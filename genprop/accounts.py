@@ -8,6 +8,8 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from genprop.encoding import missing_cells
+
 
 def fit_summary(model: Any, X: Any) -> dict[str, Any]:
     """What was fitted, and how well, in plain values."""
@@ -30,12 +32,10 @@ def fit_summary(model: Any, X: Any) -> dict[str, Any]:
 
 
 def _modality(model: Any, name: str, X: Any) -> dict[str, Any]:
-    import pandas as pd
-
     encoding, stack = model.encodings_[name], model.model_.stacks[name]
     return {
         "event": encoding.event,
-        "missing": np.mean(pd.isna(X[name] if isinstance(X, dict) else X)),
+        "missing": missing_cells(np.asarray(X[name] if isinstance(X, dict) else X)).mean(),
         "family": encoding.family,
         "layers": [stack.elements, *(layer.above for layer in stack.layers)],
         "standardised": bool(encoding.scale),

@@ -156,8 +156,6 @@ def build_rule(rule: str | Rule, samples: int) -> Rule:
     """The rule of that name with so many samples; a rule is returned as it is."""
     if isinstance(rule, Rule):
         return rule
-    if rule.startswith("target:"):
-        return TargetPropagation(samples, label=rule.removeprefix("target:"))
     if rule not in RULES:
         raise ValueError(f"rule must be a Rule or one of {', '.join(RULES)}, but is {rule!r}")
     if rule == "rws":

@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.metadata
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,10 +21,12 @@ from genprop.accounts import (
     scores_table,
 )
 from genprop.config import ARGUMENTS, MODEL, read_settings, read_toml
-from genprop.files import check_writable, json_text, read_data, write_data
+from genprop.files import check_folder, check_writable, json_text, read_data, write_data
 from genprop.sentences import sentence, warnings_as_sentences
 
 BAD_INPUT = 2
+READABLE = "A .npy, .npz, .csv, .parquet or IDX file (.gz too), or a folder of modalities' files."
+WRITABLE = "File to write: .npy, .npz, .csv or .parquet; without an ending a folder of files."
 TABLES = (".csv", ".csv.gz", ".parquet")
 MODALITIES = {"hidden": (), "top": (16,), "explain": True}  # how several are fitted by impute
 MODEL_FILES = ("config.json", "model.safetensors")
@@ -84,10 +85,8 @@ def _argument(name: str) -> Any:
     )
 
 
-Data = Annotated[
-    Path,
-    typer.Argument(metavar="DATA", help="A .npy, .npz, .csv, .parquet or IDX file (.gz too)."),
-]
+Data = Annotated[Path, typer.Argument(metavar="DATA", help=READABLE)]
+Out = Annotated[Path, typer.Option(help=WRITABLE)]
 Key = Annotated[str | None, typer.Option(metavar="NAME", help="The array meant in an .npz file.")]
 ModelFolder = Annotated[
     Path, typer.Argument(metavar="MODELDIR", help="The folder that fit saved a model in.")
@@ -107,7 +106,7 @@ def demo(
     json: Json = False,
 ) -> None:
     """Model handwritten digits: a table of likelihoods, and pictures, in about a minute."""
-    _check_folder(out)
+    check_folder(out)
     results = _load("genprop.demo").run_demo(out, seed, None if json else Console())
     if json:
         typer.echo(json_text(results))
@@ -169,7 +168,7 @@ def fit(
 @app.command()
 def sample(
     model_folder: ModelFolder,
-    out: Annotated[Path, typer.Option(help="File to write: .npy, .npz, .csv or .parquet.")],
+    out: Out,
     n: Annotated[int, typer.Option(min=1, help="How many; of each given row, if any.")] = 100,
     seed: Seed = None,
     given: Annotated[
@@ -187,7 +186,8 @@ def sample(
         if given is None:
             raise ValueError("--plot shows draws beside what is given; name rows by --given.")
         _load("genprop.plots").check_picture(plot)
-    rows, model = None if given is None else read_data(given, key), _loaded(model_folder)
+    model = _loaded(model_folder)
+    rows = None if given is None else _rows(given, key, model)
     if plot is not None:
         _load("genprop.modal_plots").check_drawable(model.encodings_)
     drawn = model.sample(n, given=rows, random_state=seed)
@@ -206,7 +206,7 @@ def impute(
         list[Path],
         typer.Argument(metavar="[MODELDIR] DATA", help="The model's folder, unless --fit; rows."),
     ],
-    out: Annotated[Path, typer.Option(help="File to write: .npy, .npz, .csv or .parquet.")],
+    out: Out,
     fit: Annotated[bool, typer.Option("--fit", help="Fit a model to the rows first.")] = False,
     draws: Annotated[int, typer.Option(min=1, help="Completions of each row.")] = 5,
     method: Annotated[
@@ -227,10 +227,11 @@ def impute(
     if len(paths) != (1 if fit else 2):
         wanted = "DATA alone" if fit else "MODELDIR and DATA, or --fit and DATA"
         raise ValueError(f"Expected {wanted}, but got {' '.join(map(str, paths))}.")
-    X, draws = read_data(paths[-1], key), 1 if method in ("mean", "map") else draws
-    model = _imputer(X, seed) if fit else _loaded(paths[0])
+    model = None if fit else _loaded(paths[0])
+    X, draws = _rows(paths[-1], key, model), 1 if method in ("mean", "map") else draws
+    model = model or _imputer(X, seed)
     how = {"draws": draws, "method": method, "samples": samples, "random_state": seed}
-    how["donors"] = None if donors is None else read_data(donors, key)
+    how["donors"] = None if donors is None else _rows(donors, key, model)
     write_data(out, _rows_named(model.impute(X, **how)))
     _say(f"Wrote {_counted(draws, 'completion')} of {paths[-1]} to {out}")
 
@@ -281,8 +282,8 @@ def evaluate(
         raise ValueError("Processes share what --parts keeps; name a folder by it.")
     if hide is not None and given is not None:
         raise ValueError("--hide draws what it hides itself; leave --given out.")
-    X = read_data(data, key)
     model = _loaded(model_folder)
+    X = _rows(data, key, model)
     if hide is not None:
         judge = _load("genprop.tables.hidden_cells").evaluate_hidden
         summary = hidden_summary(
@@ -319,16 +320,25 @@ def diagnose(
     json: Json = False,
 ) -> None:
     """Sample the hidden values of rows by Markov chains, and say how far to trust such chains."""
-    _check_folder(out)
-    X = read_data(data, key)
+    check_folder(out)
+    model = _loaded(model_folder)
+    X = _rows(data, key, model)
     examine = _load("genprop.checkup").check_up
-    checkup = examine(_loaded(model_folder), X, rows, chains, draws, warmup, random_state=seed)
+    checkup = examine(model, X, rows, chains, draws, warmup, random_state=seed)
     summary = checkup_summary(checkup, checkup.write_pictures(out))
     _show(summary, checkup_table(summary), json)
 
 
+def _rows(path: Path, key: str | None, model: Any) -> Any:
+    """Rows for a model; those of one of its several modalities alone keep that one's name."""
+    known = list(getattr(model, "encodings_", ["x"]))
+    return read_data(path, key, [] if known == ["x"] else known)
+
+
 def _rows_named(drawn: Any) -> Any:
-    """A table keyed by draw and row, if it is one, with both names written above them."""
+    """Tables keyed by draw and row with both names written above them; all else as it is."""
+    if isinstance(drawn, dict):
+        return {name: _rows_named(part) for name, part in drawn.items()}
     names: Any = getattr(getattr(drawn, "index", None), "names", ())
     return drawn.rename_axis(["draw", names[1] or "row"]) if len(names) == 2 else drawn
 
@@ -371,18 +381,9 @@ def _say(message: str) -> None:
     typer.echo(message, err=True)
 
 
-def _check_folder(folder: Path) -> None:
-    """Raises, before any work is done, if nothing can be written into a folder."""
-    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not place.is_dir():
-        raise ValueError(f"Expected a folder at {folder}, but {place} is a file.")
-    if not os.access(place, os.W_OK):
-        raise ValueError(f"The folder {place} is not writable; choose another.")
-
-
 def _check_model_folder(folder: Path) -> None:
     """Likewise if no model can be saved there: only a model of ours is ever replaced."""
-    _check_folder(folder)
+    check_folder(folder)
     if any((folder / name).exists() for name in MODEL_FILES):
         _load("genprop.persistence").load(folder)
 

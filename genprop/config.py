@@ -185,11 +185,7 @@ MODEL = {
         "auto, gaussian, diagonal, full, factorial, logistic, autoregressive, mixture, vamp, "
         "parzen, denoising, gsn, neighbour, nice, realnvp, nsf, maf or cnf.",
     ),
-    "rule": Argument(
-        NAME,
-        "target",
-        "target (of a label y target:y), difference, long, rws, elbo, iwae or dreg.",
-    ),
+    "rule": Argument(NAME, "target", "target, difference, long, rws, elbo, iwae or dreg."),
     "samples": Argument(N, "5", "Paths drawn for each row in training."),
     "units": Argument(SIZES, "128", "Hidden units of every net."),
     "activation": Argument(NAME, "tanh", "tanh, relu, elu, gelu, silu or softplus."),

@@ -67,7 +67,7 @@ class Encoding:
         blank = cls(modality, visible, raw.shape[1:], columns)
         blank._refuse_empty_columns(flat)
         if visible == "categorical":
-            values = tuple(_categories(column) for column in flat.T)
+            values = tuple(_categories(column) for column in _integers(flat).T)
             return cls(modality, visible, raw.shape[1:], columns, categories=values)
         numbers = blank._numbers(flat)
         family = _guess(numbers) if visible == "auto" else visible
@@ -229,9 +229,15 @@ class Encoding:
 
 
 def missing_cells(values: Array) -> NDArray[np.bool_]:
-    """NaN, None or a table's NA."""
+    """NaN, None or a table's NA; in an array of texts, which holds none of these, the empty one.
+
+    >>> missing_cells(np.array(["no", ""])), missing_cells(np.array(["", None]))
+    (array([False,  True]), array([False,  True]))
+    """
     if values.dtype.kind in "biu":
         return np.zeros(values.shape, dtype=bool)
+    if values.dtype.kind in "US":
+        return np.asarray(values == values.dtype.type())
     if values.dtype.kind == "f":
         return np.isnan(values)
     import pandas as pd
@@ -241,6 +247,15 @@ def missing_cells(values: Array) -> NDArray[np.bool_]:
 
 def _guess(numbers: NDArray[np.float64]) -> str:
     return "bernoulli" if bool(np.isin(numbers[~np.isnan(numbers)], (0, 1)).all()) else "gaussian"
+
+
+def _integers(flat: Array) -> Array:
+    """Floats as integers and None where only holes made floats of them; all else as it is."""
+    missing = missing_cells(flat)
+    if flat.dtype.kind != "f" or not missing.any() or (flat[~missing] % 1).any():
+        return flat
+    nothing: Any = None
+    return np.where(missing, nothing, np.where(missing, 0, flat).astype(np.int64))
 
 
 def _categories(column: Array) -> tuple[Any, ...]:

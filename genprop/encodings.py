@@ -1,7 +1,6 @@
 """The encodings of all modalities together: raw rows to a batch, a model's tensors back."""
 
 from collections.abc import Callable, Mapping
-from functools import update_wrapper
 from types import MethodType
 from typing import Any
 
@@ -13,6 +12,7 @@ from genprop.data import Batch
 from genprop.encoding import Encoding
 from genprop.names import check_names
 from genprop.table import Raw, frame
+from genprop.tables.column_choice import come_again
 from genprop.tables.encoding import FAMILY, TableEncoding
 
 AnyEncoding = Encoding | TableEncoding
@@ -22,6 +22,10 @@ Encodings = Mapping[str, AnyEncoding]
 def learned(name: str, raw: Raw, visible: Any) -> AnyEncoding:
     """The encoding of a modality's rows.
 
+    By itself (``"auto"``) one column of an array is a label, of categories, if it holds words,
+    truth values, or whole numbers of which few differ (``come_again``). Floats are such numbers
+    only where some are missing, as NaN is no integer: without a hole they are measurements.
+
     Args:
         name: the modality.
         raw: its rows.
@@ -30,15 +34,25 @@ def learned(name: str, raw: Raw, visible: Any) -> AnyEncoding:
     if raw.choices is not None:
         return TableEncoding.learn(raw.values, raw.choices, name, raw.columns is not None)
     family = visible.get(name, "auto") if isinstance(visible, Mapping) else visible
-    if family == "auto" and _holds_labels(raw.given):
+    if family == "auto" and _is_column(name, raw) and _holds_labels(raw):
         family = "categorical"
     return Encoding.learn(raw.values, family, raw.columns, name)
 
 
-def _holds_labels(given: Any) -> bool:
-    """Whether it is one column of whole numbers, truth values or words, as labels are written."""
-    values = np.asarray(given)
-    return values.ndim == 1 and values.dtype.kind in "biuOSUT"
+def _is_column(name: str, raw: Raw) -> bool:
+    """Whether labels may stand there: not in a table, nor in an array alone, whose name is x."""
+    shape = tuple(np.shape(raw.given))
+    return raw.columns is None and (len(shape) == 1 or (shape[1:] == (1,) and name != "x"))
+
+
+def _holds_labels(raw: Raw) -> bool:
+    """Whether what is known of one column is written as labels are."""
+    known = np.asarray(raw.values[raw.seen].tolist())  # of objects the type that they have
+    if known.dtype.kind not in "iuf":
+        return True
+    if known.dtype.kind == "f" and (raw.seen.all() or bool((known % 1).any())):
+        return False
+    return come_again(len(np.unique(known)), len(known))
 
 
 def of_config(config: dict[str, Any]) -> AnyEncoding:
@@ -154,7 +168,7 @@ class OfLabels:
 
     def __init__(self, method: Callable[..., Any]) -> None:
         self.method = method
-        update_wrapper(self, method)
+        self.__doc__ = method.__doc__
 
     def __get__(self, estimator: Any, owner: type | None = None) -> Callable[..., Any]:
         if estimator is None:

@@ -47,9 +47,9 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             dict of them for several modalities.
         visible: the family of the data: ``"auto"``, ``"gaussian"``, ``"bernoulli"``,
             ``"categorical"``, ``"logistic"``, ``"correlated"`` (Gaussian, errors of all elements
-            together), ``"columns"`` (one for each column by what it holds; ``"auto"`` takes it for
-            DataFrames of mixed types or nullable integers, else Bernoulli for 0 and 1, else
-            Gaussian). A dict names families of columns (``column_choice.KINDS``), or by modality.
+            together), ``"columns"`` (by what each holds). ``"auto"`` is this for tables of mixed
+            types or nullable integers, categorical for labels (``encodings.learned``), else by 0
+            and 1 or not. A dict names families of columns (``column_choice.KINDS``) or modalities.
         latent: family of the hidden layers, one name or one for each: ``"gaussian"``,
             ``"bernoulli"``, ``"categorical"``, ``"autoregressive"``.
         top: sizes of layers above the codes of all modalities together, whose encoder is told what
@@ -58,7 +58,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             ``"auto"`` is ``"gaussian"``, of several modalities ``"full"``, of discrete codes
             ``"factorial"``.
         rule: credit assignment: ``"target"``, ``"difference"``, ``"long"``, ``"rws"``, ``"elbo"``,
-            ``"iwae"``, ``"dreg"``, ``"target:y"`` (of which y is the label), or a ``Rule``.
+            ``"iwae"``, ``"dreg"``, or a ``Rule``.
         samples: paths drawn for each row in training; 1 is faster and fits less well.
         units: hidden units of every net.
         activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"``, ``"silu"`` or ``"softplus"``.

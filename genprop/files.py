@@ -6,50 +6,66 @@ import math
 import os
 import uuid
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from genprop.csv_table import typed
+from genprop.folders import check_folder, modality_of, read_folder, write_folder
 from genprop.idx import is_idx, read_idx
 
 if TYPE_CHECKING:
     import pandas
 
 READ = (".npy", ".npz", ".csv", ".csv.gz", ".parquet", ".idx")
-TIME = r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?"
 WRITTEN = (".npy", ".npz", ".csv", ".csv.gz", ".parquet")
 
 
 def read_data(
-    path: Path, key: str | None = None
-) -> "np.ndarray | pandas.DataFrame | dict[str, np.ndarray]":
-    """The data in a file, as an array, a table, or one array for every named modality.
+    path: Path, key: str | None = None, modalities: Collection[str] = ()
+) -> "np.ndarray | pandas.DataFrame | dict[str, Any]":
+    """The data in a file, as an array, a table, or one of them for every named modality.
 
     The ending says what the file is: `.npy` and `.npz` (arrays; pickled objects are refused),
     `.csv`, `.csv.gz` and `.parquet` (a DataFrame). The first line of a CSV file names its columns;
     a first column without a name holds the names of the rows, as pandas writes them; a column of
     nothing but ISO 8601's times, such as 2014-07-29, holds times. Any other
     file is an IDX file (that of MNIST, gzipped or not) if its first four bytes say so.
+    A folder holds such a file for each modality, by its name without the ending.
 
     Args:
-        path: the file.
+        path: the file or folder.
         key: the array wanted from an `.npz` archive. Without it an archive of one array is
             that array, and one of several is a dict of them, which must agree in their rows.
+        modalities: names that are kept, as a dict of one, if an array has one of them in its
+            archive, or its file has.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, not of a known kind, or does not hold what was asked for.
     """
     _check_readable(path)
-    ending = _ending(path)
+    ending = "" if path.is_dir() else _ending(path)
     if key is not None and ending != ".npz":
         raise ValueError(
             f"The key {key!r} names an array of an .npz archive, but {path} is not one; "
             "leave the key out."
         )
+    if path.is_dir():
+        return read_folder(path, read_data)
+    data = _read_file(path, ending, key)
+    if isinstance(data, dict) and len(data) == 1 and not set(data) & set(modalities):
+        (data,) = data.values()
+    name = modality_of(path)
+    return {name: data} if name in modalities and not isinstance(data, dict) else data
+
+
+def _read_file(
+    path: Path, ending: str, key: str | None
+) -> "np.ndarray | pandas.DataFrame | dict[str, np.ndarray]":
     if ending == ".npz":
         return _read_npz(path, key)
     if ending == ".npy":
@@ -61,21 +77,26 @@ def read_data(
     return _read_idx(path)
 
 
-def write_data(path: Path, data: "np.ndarray | pandas.DataFrame | dict[str, np.ndarray]") -> None:
+def write_data(path: Path, data: "np.ndarray | pandas.DataFrame | dict[str, Any]") -> None:
     """Write an array, a table or a dict of arrays as the ending of the path says.
 
     `.npy` holds one array; `.npz` a dict of arrays, or one array under the name `data`. In `.csv`,
     `.csv.gz` and `.parquet` an array of shape (rows, columns) gets the column names x0, x1, ...,
     and one of shape (draws, rows, columns) is stacked into one row for each draw of each row,
     led by the columns `draw` and `row`. A DataFrame keeps its index unless that is the plain
-    range 0, 1, ..., n - 1 without a name.
+    range 0, 1, ..., n - 1 without a name. A path without any ending is a folder, of a file for each
+    modality (one array or table is modality `x`): `.csv` of a table, `.npy` of an array.
 
     Args:
-        path: where to write; an older file there is replaced only when the new one is complete.
+        path: where to write; an older file there is replaced only when the new one is complete,
+            and a folder must be new or empty.
         data: what to write.
     """
     check_writable(path)
     ending = _ending(path)
+    if not path.suffix:
+        write_folder(path, data if isinstance(data, dict) else {"x": data}, write_data)
+        return
     if ending == ".npz":
         parts = data if isinstance(data, dict) else {"data": data}
         arrays = {name: _plain(part) for name, part in parts.items()}
@@ -85,7 +106,7 @@ def write_data(path: Path, data: "np.ndarray | pandas.DataFrame | dict[str, np.n
     if isinstance(data, dict):
         raise ValueError(
             f"Expected one array or table for {path}, but got a dict of {_listed(data)}; "
-            "write it to an .npz file, or one file for each."
+            "write it to an .npz file, or to a folder, whose name has no ending."
         )
     if ending == ".npy":
         array = _plain(data)
@@ -130,6 +151,15 @@ def atomic(path: Path) -> Iterator[Path]:
         fresh.unlink(missing_ok=True)
 
 
+def check_folder(folder: Path) -> None:
+    """Raises, before any work is done, if nothing can be written into a folder."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise ValueError(f"Expected a folder at {folder}, but {place} is a file.")
+    if not os.access(place, os.W_OK):
+        raise ValueError(f"The folder {place} is not writable; choose another.")
+
+
 def check_writable(path: Path, endings: tuple[str, ...] = WRITTEN) -> None:
     """Raise, before any work is done, if a file cannot be written at `path`.
 
@@ -137,7 +167,8 @@ def check_writable(path: Path, endings: tuple[str, ...] = WRITTEN) -> None:
         path: the file to be.
         endings: the endings that are known; by default those of `write_data`.
     """
-    if not path.name.lower().endswith(endings):
+    is_folder = endings == WRITTEN and not path.suffix
+    if not is_folder and not path.name.lower().endswith(endings):
         raise ValueError(f"Expected a file that ends in {_either(endings)}, but got {path}.")
     folder = path.parent
     if not folder.is_dir():
@@ -145,7 +176,9 @@ def check_writable(path: Path, endings: tuple[str, ...] = WRITTEN) -> None:
             f"Expected a folder at {folder} to write {path.name} in, but there is none; "
             "create it first."
         )
-    if path.is_dir():
+    if is_folder:
+        check_folder(path)
+    elif path.is_dir():
         raise ValueError(f"Expected a file to write at {path}, but that is a folder.")
     if not os.access(folder, os.W_OK):
         raise ValueError(f"The folder {folder} is not writable; choose another for {path.name}.")
@@ -156,7 +189,7 @@ def check_writable(path: Path, endings: tuple[str, ...] = WRITTEN) -> None:
 def _check_readable(path: Path) -> None:
     if not path.exists():
         raise FileNotFoundError(f"Expected a data file at {path}, but there is none.")
-    if not path.is_file():
+    if not path.is_file() and not path.is_dir():
         raise ValueError(f"Expected a data file at {path}, but that is not a file.")
 
 
@@ -184,7 +217,7 @@ def _read_npy(path: Path) -> np.ndarray:
     return array
 
 
-def _read_npz(path: Path, key: str | None) -> np.ndarray | dict[str, np.ndarray]:
+def _read_npz(path: Path, key: str | None) -> dict[str, np.ndarray]:
     with _reading(path, "an .npz archive"), path.open("rb") as stream, _archive(stream) as archive:
         names = list(archive.files)
         arrays = {name: archive[name] for name in names if key in (None, name)}
@@ -196,7 +229,7 @@ def _read_npz(path: Path, key: str | None) -> np.ndarray | dict[str, np.ndarray]
         return _aligned(path, arrays)
     ((name, array),) = arrays.items()
     _require_rows(array, f"{name!r} in {path}")
-    return array
+    return arrays
 
 
 def _archive(stream: BinaryIO) -> np.lib.npyio.NpzFile:
@@ -229,49 +262,7 @@ def _read_csv(path: Path) -> "pandas.DataFrame":
 
     with _reading(path, "a CSV table"):
         table = pandas.read_csv(path, low_memory=False)
-    names = [str(name) for name in table.columns]
-    if names[0] == "Unnamed: 0":
-        return table.set_index(names[0]).rename_axis(None)
-    if all(_is_number(name) for name in names) and names != [str(n) for n in range(len(names))]:
-        raise ValueError(
-            f"Expected column names in the first line of {path}, but it holds numbers only; "
-            "put a line of names above the data."
-        )
-    whole = [name for name, column in table.items() if _is_whole(column)]
-    if whole:  # floats, for their holes: only their texts tell 7 from 7.0
-        again = pandas.read_csv(path, low_memory=False, dtype_backend="numpy_nullable")[whole]
-        table = table.assign(**again.select_dtypes("Int64"))
-    for name in table.columns:
-        table[name] = _as_times(table[name])
-    return table
-
-
-def _is_whole(column: "pandas.Series[Any]") -> bool:
-    """Whether these are floats of which some miss and all others are whole."""
-    known = column.dropna()
-    is_open = column.dtype.kind == "f" and 0 < len(known) < len(column)
-    return is_open and bool((known % 1 == 0).all())
-
-
-def _as_times(column: "pandas.Series[Any]") -> "pandas.Series[Any]":
-    """Texts that are all times as ISO 8601 writes them, as times; else the column itself."""
-    import pandas
-
-    texts = column.dropna()
-    if pandas.api.types.is_numeric_dtype(column) or not texts.astype(str).str.fullmatch(TIME).all():
-        return column
-    try:
-        return pandas.to_datetime(column, format="ISO8601") if len(texts) else column
-    except ValueError:
-        return column
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return typed(table, path)
 
 
 def _require_parquet(path: Path) -> None:
@@ -301,7 +292,7 @@ def _plain(data: "np.ndarray | pandas.DataFrame") -> np.ndarray:
     if array.dtype.hasobject:
         raise ValueError(
             "Expected numbers for an .npy or .npz file, but some values are Python objects; "
-            "write .csv or .parquet."
+            "write .csv, .parquet or a folder."
         )
     return array
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from genprop.encodings import Encodings
@@ -91,6 +90,8 @@ def completions(given: Any, drawn: Any, rows: int = ROWS, shown: int = SHOWN) ->
     >>> [axes.get_title(loc="left") for axes in figure.axes]
     ['image', 'image, drawn', '', '']
     """
+    import pandas as pd
+
     known = {n: np.asarray(x)[:rows] for n, x in _by_modality(given).items()}
     lacking = {n for n in _by_modality(drawn) if n not in known or pd.isna(known[n]).any()}
     if not lacking:

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 
 def sentence(error: Exception) -> str:
-    r"""What went wrong, on one line.
+    r"""The message on one line.
 
-    >>> sentence(ValueError("no\n  rows"))
-    'no rows'
+    >>> sentence(ValueError("a\n  b")), sentence(FileNotFoundError(2, "No such file", "x.csv"))
+    ('a b', 'x.csv: No such file.')
     """
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}."

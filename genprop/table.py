@@ -150,11 +150,15 @@ def completed(draws: Any, raw: Raw) -> Any:
     if isinstance(raw.given, torch.Tensor):
         seen = torch.as_tensor(raw.seen, device=raw.given.device)
         drawn = torch.as_tensor(draws, dtype=raw.given.dtype, device=raw.given.device)
-        return torch.where(seen, raw.given, drawn)
-    if raw.values.dtype == object and not raw.seen.any():
-        return draws  # of a modality that is absent the type is the model's
-    kind = np.result_type(raw.values, np.float32) if raw.values.dtype.kind in "biu" else None
-    return np.where(raw.seen, raw.values, draws.astype(kind or raw.values.dtype))
+        return torch.where(seen, raw.given.reshape(seen.shape), drawn)
+    return np.where(raw.seen, raw.values, draws).astype(_whole_kind(raw.values, draws), copy=False)
+
+
+def _whole_kind(values: NDArray[Any], draws: NDArray[Any]) -> Any:
+    """The type of values without a hole: that of the categories, or of the numbers as they came."""
+    if draws.dtype.kind != "f" or values.dtype.kind not in "biuf":
+        return draws.dtype
+    return values.dtype if values.dtype.kind == "f" else np.result_type(values, np.float32)
 
 
 def _filled_alike(table: Any, drawn: Any, seen: NDArray[np.bool_]) -> Any:
@@ -163,8 +167,9 @@ def _filled_alike(table: Any, drawn: Any, seen: NDArray[np.bool_]) -> Any:
     for number in range(table.shape[1]):
         if not seen[:, number].all():
             values = drawn.iloc[:, number].set_axis(table.index)
-            column = table.iloc[:, number].where(seen[:, number], values)
-            filled.isetitem(number, column)
+            if seen[:, number].any():  # else the column may be of no type
+                values = table.iloc[:, number].where(seen[:, number], values)
+            filled.isetitem(number, values)
     return filled
 
 

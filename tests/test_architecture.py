@@ -27,17 +27,8 @@ FACES = (
 )
 # Lowest first: a module imports from the floors below its own.
 FLOORS = (
-    (
-        "shapes",
-        "names",
-        "sentences",
-        "seeds",
-        "threads",
-        "resampling",
-        "convergence",
-        "arviz_api",
-        "idx",
-    ),
+    ("shapes", "names", "seeds", "threads", "resampling", "convergence", "arviz_api"),
+    ("idx", "csv_table", "folders", "sentences"),
     ("tables.column_choice", "tables.multiple", "tables.ampute", "tables.calibration"),
     ("nets", "regressed", "distributions", "tables.row_noise"),
     ("multivariate", "logistic", "student", "counts", "autoregressive", "corruption"),

@@ -123,7 +123,7 @@ def test_every_format_is_fitted_drawn_completed_and_scored(genprop: Genprop, nam
     drawn = genprop("sample", "model", "--n", 3, "--out", f"drawn{ending}")
     assert (drawn.status, drawn.out) == (0, "")
     likely = genprop("impute", "model", name, "--method", "map", "--out", f"full{ending}")
-    assert (likely.status, likely.err) == (0, "")
+    assert (likely.status, likely.err) == (0, f"Wrote 1 completion of {name} to full{ending}\n")
     filled = genprop("impute", "model", name, "--draws", 2, "--out", f"full{ending}", *SIR)
     assert filled.status == 0
     scored = genprop("evaluate", "model", name, "--samples", 10, "--json")
@@ -213,6 +213,24 @@ def test_hidden_cells_are_drawn_and_compared(genprop: Genprop, model: Path) -> N
     assert "30% of the cells, mcar; 5 draws" in genprop(*words).out
 
 
+def test_modalities_are_hidden_and_given(genprop: Genprop) -> None:
+    WRITERS["parts.npz"](Path("parts.npz"))
+    genprop("fit", "parts.npz", "--out", "model", *QUICK)
+    words = ("evaluate", "model", "parts.npz", "--json")
+    hidden = json.loads(genprop(*words, "--hide", 0.3, "--draws", 2).out)["modalities"]
+    assert [(line["modality"], line["hidden"]) for line in hidden] == [
+        (name, what) for name in ("image", "size") for what in ("whole", "cells")
+    ]
+    few = ("--samples", 50, "--seed", 0)
+    told = json.loads(genprop(*words, "--given", "image", *few).out)
+    X = {"image": images(), "size": table().to_numpy()}
+    same = GenProp.load("model").log_likelihood(X, given=["image"], samples=50, random_state=0)
+    assert told["log_prob"] == pytest.approx(same.mean)
+    assert told["given"] == ["image"]
+    assert "given names" in genprop(*words, "--given", "foo").sentence
+    assert "leave --given out" in genprop(*words, "--given", "image", "--hide", 0.3).sentence
+
+
 def test_names_of_rows_are_kept(genprop: Genprop, model: Path) -> None:
     named = table(3).set_index(pd.Index(["ann", "bob", "cid"], name="who"))
     named.to_csv("rows.csv")
@@ -246,6 +264,66 @@ def test_draws_beside_what_is_given_are_a_picture(genprop: Genprop) -> None:
     assert "name rows by --given" in genprop(*words, "--plot", "other.png").sentence
     wrong = genprop(*words, "--given", "given.npz", "--plot", "new.txt").sentence
     assert wrong.startswith("Expected a file that ends in")
+
+
+ANGLES = np.linspace(0, 3, 30)
+SIDES = {"left": np.cos(ANGLES)[:, None], "right": np.sin(ANGLES)[:, None], "label": ANGLES // 1}
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of two sides and a label, of which some miss, saved."""
+    folder = tmp_path_factory.mktemp("fitted") / "sides"
+    small = {"hidden": (), "top": (2,), "epochs": 1, "random_state": 0, "verbose": 0}
+    label = np.where(np.arange(30) % 3 == 0, np.nan, SIDES["label"])
+    GenProp(**small).fit({**SIDES, "label": label}).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("words", ["left.npz", "all.npz --key left", "left.npy", "folder"])
+def test_other_modalities_are_drawn_given_one_however_it_is_kept(
+    genprop: Genprop, sides: Path, words: str
+) -> None:
+    Path("folder").mkdir()
+    for name in ("left.npy", "folder/left.npy"):
+        np.save(name, SIDES["left"])
+    np.savez("left.npz", left=SIDES["left"])
+    np.savez("all.npz", **SIDES)
+    done = genprop("sample", sides, "--given", *words.split(), "--n", 2, "--out", "new.npz")
+    assert done.status == 0
+    with np.load("new.npz") as drawn:
+        shapes = {name: part.shape for name, part in drawn.items()}
+        np.testing.assert_array_equal(drawn["left"], np.stack([SIDES["left"]] * 2))
+        assert drawn["label"].dtype == np.int64
+    assert shapes == dict.fromkeys(SIDES, (2, 30, 1))
+    for method in ("sir", "mean"):
+        full = ("--out", f"{method}.npz", "--method", method)
+        assert genprop("impute", sides, *words.split(), *full).status == 0
+    scored = genprop("evaluate", sides, *words.split(), "--samples", 10, "--seed", 0, "--json")
+    expected = GenProp.load(sides).log_likelihood(
+        {"left": SIDES["left"]}, samples=10, random_state=0
+    )
+    assert json.loads(scored.out)["log_prob"] == pytest.approx(expected.mean)
+
+
+def test_a_folder_is_fitted_completed_and_drawn_as_a_folder(genprop: Genprop) -> None:
+    Path("rows").mkdir()
+    np.save("rows/left.npy", SIDES["left"])
+    pd.DataFrame({"a": ANGLES, "b": np.where(ANGLES > 1, "u", "v")}).to_csv("rows/table.csv")
+    words = np.array(["no", "", "yes", "yes"])[SIDES["label"].astype(int)]
+    pd.DataFrame({"label": words}).to_csv("rows/label.csv", index=False)
+    told = json.loads(genprop("fit", "rows", "--out", "model", *QUICK, "--json").out)
+    families = {name: part["family"] for name, part in told["modalities"].items()}
+    assert families == {"label": "categorical", "left": "gaussian", "table": "columns"}
+    assert told["modalities"]["label"]["missing"] == pytest.approx((words == "").mean())
+    assert genprop("sample", "model", "--n", 4, "--out", "new").status == 0
+    scored = genprop("evaluate", "model", "new", "--samples", 10, "--json")
+    assert json.loads(scored.out)["rows"] == 4
+    assert genprop("impute", "model", "rows", "--draws", 2, "--out", "full", *SIR).status == 0
+    full = np.load("full/label.npy")
+    assert (full[:, words != "", 0] == words[words != ""]).all()
+    assert set(full.ravel()) <= {"no", "yes"}
+    assert list(pd.read_csv("full/table.csv")) == ["draw", "row", "a", "b"]
 
 
 def test_fit_tells_what_it_did(genprop: Genprop) -> None:

@@ -245,7 +245,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"Expected a data file at .*, but there is none"):
         read_data(tmp_path / "none.npy")
     with pytest.raises(ValueError, match="that is not a file"):
-        read_data(tmp_path)
+        read_data(Path("/dev/null"))
 
 
 def test_unknown_endings(tmp_path: Path) -> None:
@@ -422,3 +422,77 @@ def test_json_is_always_standard(content: object) -> None:
         raise AssertionError(constant)
 
     json.loads(json_text(content), parse_constant=refuse)
+
+
+def test_a_folder_is_its_files_by_name(tmp_path: Path) -> None:
+    np.save(tmp_path / "left.npy", MATRIX)
+    np.savez(tmp_path / "right.npz", any=MATRIX)
+    pd.DataFrame({"a": [1.5, 2.5], "b": ["u", "v"]}).to_parquet(tmp_path / "both.parquet")
+    (tmp_path / "label.csv").write_text("which\nyes\nno\n")
+    (tmp_path / "images-idx2-ubyte").write_bytes(idx_bytes(np.eye(2)))
+    (tmp_path / ".notes").write_text("hidden")
+    back = read_data(tmp_path)
+    assert sorted(back) == ["both", "images-idx2-ubyte", "label", "left", "right"]
+    np.testing.assert_array_equal(back["left"], MATRIX)
+    np.testing.assert_array_equal(back["right"], MATRIX)
+    assert back["both"].shape == (2, 2)
+    assert back["label"].tolist() == ["yes", "no"]
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "sentence"),
+    [
+        ("b.npy", lambda path: np.save(path, np.zeros(3)), "same number of rows, .* 'a' 2, 'b' 3"),
+        ("b.txt", lambda path: path.write_text("?"), r"ends in \.npy, .* but got .*b\.txt"),
+        ("a.csv", lambda path: path.write_text("n\n1\n2\n"), r"a\.csv and a\.npy are both 'a'"),
+        ("b", Path.mkdir, "a file for each modality, but .*b is a folder"),
+        ("b.npz", lambda path: np.savez(path, u=MATRIX, v=MATRIX), r"it holds 'u', 'v'; give that"),
+    ],
+)
+def test_folders_that_are_no_modalities(
+    tmp_path: Path, name: str, make: Callable[[Path], object], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match="but found no file"):
+        read_data(tmp_path)
+    np.save(tmp_path / "a.npy", MATRIX)
+    make(tmp_path / name)
+    with pytest.raises(ValueError, match=sentence):
+        read_data(tmp_path)
+    with pytest.raises(ValueError, match="leave the key out"):
+        read_data(tmp_path, key="a")
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_of_modalities_comes_back(tmp_path: Path, exists: bool) -> None:
+    out = tmp_path / "out"
+    if exists:
+        out.mkdir()
+    write_data(out, {"left": MATRIX, "right": table(), "label": np.array(["a", "b", "a"])[:2]})
+    assert list(tmp_path.iterdir()) == [out]
+    assert sorted(path.name for path in out.iterdir()) == ["label.npy", "left.npy", "right.csv"]
+    np.testing.assert_array_equal(read_data(out / "left.npy"), MATRIX)
+    pd.testing.assert_frame_equal(read_data(out / "right.csv"), table())
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(ValueError, match="holds files; choose a new one"):
+        write_data(out, MATRIX)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="some values are Python objects"):
+        write_data(tmp_path / "out", {"left": MATRIX, "right": np.array([None])})
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="but that is a file"):
+        write_data(tmp_path / "file", MATRIX)
+
+
+@pytest.mark.parametrize("name", ["left.npy", "left.npz", "other.npz", "left.csv"])
+def test_one_modality_keeps_its_name_if_it_is_known(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    write_data(path, {"left": MATRIX} if name == "other.npz" else MATRIX)
+    known = read_data(path, modalities=["left", "right"])
+    assert list(known) == ["left"]
+    for unknown in (read_data(path), read_data(path, modalities=["right"])):
+        np.testing.assert_array_equal(unknown, MATRIX)
+        np.testing.assert_array_equal(known["left"], unknown)

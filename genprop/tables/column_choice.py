@@ -14,6 +14,7 @@ MARGIN = 0.05  # nats a value by which another density must beat the Gaussian
 LOOKED_AT = 20_000  # values of a column
 DEGREES = 4.0  # of freedom of the Student's law that is tried
 ROUNDS = 30
+FEW = 50
 
 Values = NDArray[np.float64]
 
@@ -132,6 +133,15 @@ def logit(x: Values) -> Values:
     return found
 
 
+def come_again(different: int, known: int) -> bool:
+    """Whether values are few enough to be categories: at most 50, or half as many as are known.
+
+    >>> come_again(50, 50), come_again(51, 60), come_again(51, 102)
+    (True, False, True)
+    """
+    return different <= FEW or different <= known / 2
+
+
 def _normal(x: Values) -> float:
     spread = max(float(x.std()), 1e-12 * max(1.0, abs(float(x.mean()))))
     return -math.log(spread) - 0.5 * math.log(2 * math.pi * math.e)
@@ -191,7 +201,7 @@ def _hurdle(x: Values) -> float:
 
 def _of_texts(name: object, values: Any) -> Choice:
     number = values.nunique()
-    if number > 50 and number > len(values) / 2:
+    if not come_again(number, len(values)):
         raise ValueError(
             f"column {name!r} holds {number:,} different texts in {len(values):,} rows, of which "
             f"nothing can be learned; leave it out, or give categories that come again"

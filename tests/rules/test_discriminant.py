@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 import zoo
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from genprop import GenProp
 from genprop.data import Batch
 from genprop.model import Model
 from genprop.multivariate import JointNormal
@@ -136,18 +134,6 @@ def test_without_an_encoder_to_teach_it_is_said(sizes: tuple[int, ...]) -> None:
     prior = GaussianPrior(3 + label.code_elements)
     with pytest.raises(ValueError, match="but none has a layer; give one to image by hidden"):
         TargetPropagation(label="label").check(Model(stacks, prior))
-
-
-@pytest.mark.parametrize("top", [(), (2,)])
-def test_a_word_is_enough(top: tuple[int, ...]) -> None:
-    X = {"image": zoo.randn(12, 3).numpy(), "y": np.array(["a", "b"] * 6)}
-    hidden = {"image": (2,), "y": () if top else (2,)}
-    how = {"hidden": hidden, "top": top, "units": (4,), "epochs": 2, "verbose": 0}
-    made = GenProp(rule="target:y", random_state=0, **how).fit(X)
-    alike = GenProp(rule=TargetPropagation(5, label="y"), random_state=0, **how).fit(X)
-    zoo.assert_same(dict(made.model_.state_dict()), dict(alike.model_.state_dict()))
-    with pytest.raises(ValueError, match="'z' must be one of several modalities"):
-        GenProp(rule="target:z", **how).fit(X)
 
 
 def test_a_share_beyond_one_is_refused() -> None:
