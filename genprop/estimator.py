@@ -283,7 +283,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             method: one of ``genprop.likelihood.methods.METHODS``, such as ``"annealed"``.
             samples: for each row; each method has a default, 1,000 of importance sampling.
             given: x_b, as a boolean mask of X's shape, as names of modalities, or as the rows with
-                NaN in all else; x_a is what else is seen of X.
+                NaN in all else; x_a is what else is seen of X, and of nothing log P is 0.
             random_state: seed in place of the estimator's.
             options: of the method, such as ``widen`` of ``"importance"``.
         """
@@ -313,7 +313,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """P(label | x_seen), ``(rows, classes)``, the classes as ``classes(modality)`` has them.
 
         Args:
-            X: rows; what they say of the label is not looked at.
+            X: rows, whose own label is not looked at; all that show nothing else get one P(label).
             modality: the label; the only one, unless given.
             samples: importance samples for each row and class.
             random_state: seed in place of the estimator's.
@@ -339,17 +339,17 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """The rows as ``model_`` takes them: numbers with masks, where it is, in its precision."""
         return encoded(self.encodings_, self._raws(X), self.model_.like)
 
-    def transform(self, X: Data) -> NDArray[np.float32]:
-        """The codes h_L of the rows, by the mode of every encoder: ``(rows, code)``."""
+    def transform(self, X: Data) -> NDArray[Any]:
+        """The uppermost codes of rows ``(rows, code)``, by modes, the unseen of them expected."""
         return codes_of(self.model_, self.batch(X))
 
     def inverse_transform(self, H: NDArray[Any]) -> Data:
-        """E[x | h_1] of codes ``(rows, code)``, by the mode of every decoder above."""
+        """E[x | h_1] of uppermost codes ``(rows, code)``, by the mode of every decoder above."""
         check_is_fitted(self)
         return rows_of(self.model_, self.encodings_, H)
 
     def reconstruct(self, X: Data) -> Data:
-        """E[x | h_1] of the rows' own codes, by modes all the way; missing cells are filled too."""
+        """E[x | h_1] of rows by way of their uppermost codes; what is missing is filled too."""
         back = rebuilt(self.model_, self.encodings_, self._raws(X))
         return back if holds_modalities(X) else back["x"]
 

@@ -64,4 +64,4 @@ def keep_history(estimator: Any, history: list[dict[str, float]]) -> None:
     import pandas as pd
 
     estimator.history_ = pd.DataFrame(history).astype({"epoch": int})
-    estimator._n_features_out = estimator.model_.prior.elements
+    estimator._n_features_out = estimator.model_.summit.elements

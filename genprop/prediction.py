@@ -37,6 +37,8 @@ def label_proba(
     Q(h_k | x_seen). All values share them, so that what is hard about x is the same for each: of a
     ratio of separate estimates of P(y, x_seen) the error would be that of log P(x_seen).
 
+    Rows that show nothing but the label share their paths, too: to all of them P(y) is the same.
+
     Args:
         model: with the modality among others.
         batch: the rows; what they say of the modality is not looked at.
@@ -71,11 +73,20 @@ def label_proba(
     nothing = torch.zeros_like(batch.x[name], dtype=torch.bool)
     blind = Batch(batch.x, {**batch.seen, name: nothing})
     values, rows = values.to(model.like), rows_at_once(model, samples)
+    chosen, place = _worked_on(blind)
     parts = [
-        _ratio(*_shared(model, blind.take(slice(start, start + rows)), name, values, samples))
-        for start in range(0, batch.rows, rows)
+        _ratio(*_shared(model, blind.take(part), name, values, samples))
+        for part in chosen.split(rows)
     ]
-    return Labels(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+    return Labels(*(np.concatenate(each)[place] for each in zip(*parts, strict=True)))
+
+
+def _worked_on(batch: Batch) -> tuple[Tensor, NDArray[np.intp]]:
+    """The first row that shows nothing, before all that show something; each row's place there."""
+    shown = torch.stack([mask.any(-1) for mask in batch.masks().values()]).any(0)
+    chosen = torch.cat([(~shown).nonzero()[:1, 0], shown.nonzero()[:, 0]])
+    place = torch.where(shown, shown.cumsum(0) + (len(chosen) - shown.sum()) - 1, 0)
+    return chosen, place.cpu().numpy()
 
 
 def _shared(

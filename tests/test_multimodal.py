@@ -190,6 +190,43 @@ def test_probabilities_of_a_label_agree_with_joint_likelihoods(hidden: object, t
     assert np.median(error) < 0.08  # encoders that learned nothing propose badly
 
 
+@pytest.mark.parametrize(
+    ("hidden", "top"), [({"x": (2,), "y": (2,)}, ()), ({"x": (2,), "y": ()}, (2,)), ((), (2,))]
+)
+def test_rows_that_show_nothing_but_the_label_get_one_answer(hidden: object, top: object) -> None:
+    model = joint_model(hidden, top=top, x=Gaussian(3), y=Categorical([3]))
+    x = torch.randn(5, 3).double()
+    seen = torch.tensor([[False], [True], [False], [False], [True]]).expand(5, 3)
+    batch = Batch.of({"x": x, "y": torch.eye(3)[[0, 1, 2, 1, 0]].double()}, {"x": seen})
+    found = label_proba(model, batch, "y", torch.eye(3), samples=50)
+    blank = found.proba[[0, 2, 3]]
+    np.testing.assert_array_equal(blank, blank[:1].repeat(3, 0))
+    assert len(np.unique(found.proba, axis=0)) == 3
+    told = label_proba(model, batch.take(slice(1, 2)), "y", torch.eye(3), samples=2000)
+    again = label_proba(model, batch, "y", torch.eye(3), samples=2000)
+    # each row has its own place: within five standard errors of what it gets alone
+    error = 5 * np.hypot(told.std_error[0], again.std_error[1])
+    assert (np.abs(again.proba[1] - told.proba[0]) < error).all()
+
+
+def test_the_answer_to_nothing_is_the_marginal_of_the_enumerated_model() -> None:
+    model = joint_model((), "bernoulli", x=Bernoulli(3), y=Categorical([3]))
+    assert isinstance(model.prior, Model)
+    nothing = {"x": torch.zeros(4, 3).double()}
+    hidden = {"x": torch.zeros(4, 3, dtype=torch.bool)}
+    values = torch.eye(3).double()
+    told = model.batch(
+        torch.cat([torch.zeros(3, 3), values], -1), torch.tensor([[False] * 3 + [True] * 3] * 3)
+    )
+    marginal = np.exp(exact(model.prior, model.lifted(told)[1]).log_prob)
+    torch.manual_seed(0)
+    batch = Batch.of({**nothing, "y": values[[0, 1, 2, 0]]}, hidden)
+    found = label_proba(model, batch, "y", values, samples=4000)
+    # four standard errors of three values
+    assert (np.abs(found.proba - marginal) < 4 * found.std_error).all()
+    np.testing.assert_allclose(marginal.sum(), 1)
+
+
 def test_labels_are_predicted_from_whatever_is_there(fitted: GenProp) -> None:
     X = blobs()
     assert list(fitted.classes()) == ["no", "yes"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genprop.data import Batch
-from genprop.likelihood.estimate import Estimate, Numbers
+from genprop.likelihood.estimate import Estimate, Numbers, exact_estimate
 from genprop.shapes import Seen
 
 Given = Batch | Mapping[str, Tensor] | Sequence[str]
@@ -21,7 +21,7 @@ def conditional(batch: Batch, given: Given, estimate: Callable[[Batch], Estimate
 
     Any estimator will do that takes rows with unseen cells. The two estimates are independent, and
     their errors are added as such. A difference of lower bounds is a bound on neither side, unless
-    nothing is given.
+    nothing is given. In a row where x_a is nothing it is 0 exactly, and nothing is estimated.
 
     Args:
         batch: the rows; of each only what is seen counts.
@@ -42,12 +42,17 @@ def conditional(batch: Batch, given: Given, estimate: Callable[[Batch], Estimate
     1.0
     """
     shown = restricted(batch, given)
-    rows = [shown.present(name) for name in batch.x]
-    some = torch.stack([row for row in rows if row is not None]).any(0)
-    joint = estimate(batch)
-    if not bool(some.any()):
+    known = shown.masks()
+    asked = _any({name: seen & ~known[name] for name, seen in batch.masks().items()})
+    told = _any(known) & asked
+    if not bool(asked.any()):
+        zeros = np.zeros(batch.rows)
+        certain = exact_estimate(zeros, "certainty")
+        return dataclasses.replace(certain, smoothed=zeros, dimensions=zeros)
+    joint = _whole(estimate(batch.take(asked)), asked)
+    if not bool(told.any()):
         return joint
-    below = _whole(estimate(shown.take(some)), some.cpu().numpy())
+    below = _whole(estimate(shown.take(told)), told)
     exact = joint.bound == below.bound == "point"
     smoothed = joint.smoothed is not None and below.smoothed is not None
     return dataclasses.replace(
@@ -112,11 +117,18 @@ def _both(seen: Seen | None, given: Seen) -> Seen:
     return given if seen is None else seen & given
 
 
-def _whole(part: Estimate, some: np.ndarray) -> Estimate:
-    """An estimate of all rows: where nothing is given, log P is 0, and known."""
+def _any(masks: Mapping[str, Seen]) -> Tensor:
+    """The rows in which any element of any modality is True."""
+    return torch.stack([mask.any(-1) for mask in masks.values()]).any(0)
+
+
+def _whole(part: Estimate, rows: Tensor) -> Estimate:
+    """An estimate of all rows, of which the others have log P = 0, as by equal weights."""
+    some = rows.cpu().numpy()
     if some.all():
         return part
-    blank = {"log_prob": 0.0, "std_error": 0.0, "ess": np.inf, "khat": -np.inf}
+    equal = float(part.samples or 1)
+    blank = {"log_prob": 0.0, "std_error": 0.0, "ess": equal, "khat": -np.inf}
     blank |= {n: 0.0 for n in ("smoothed", "dimensions") if getattr(part, n) is not None}
     columns: dict[str, Any] = {n: np.full(len(some), v) for n, v in blank.items()}
     for name, column in columns.items():

@@ -149,10 +149,10 @@ def exact_estimate(log_prob: Numbers, method: str = "the prior's density") -> Es
 
 
 def joined(parts: list[Estimate]) -> Estimate:
-    """The estimates of several parts of the rows as one."""
-    first = parts[0]
-    kept = [name for name in OPTIONAL if getattr(first, name) is not None]
-    columns: dict[str, Any] = {
+    """The estimates of several parts of the rows as one, called as that of most samples is."""
+    most = max(parts, key=lambda part: part.samples)
+    kept = [n for n in OPTIONAL if all(getattr(part, n) is not None for part in parts)]
+    columns: dict[str, Any] = dict.fromkeys(OPTIONAL) | {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in (*COLUMNS, *kept)
     }
-    return dataclasses.replace(first, **columns)
+    return dataclasses.replace(most, **columns)

@@ -27,6 +27,8 @@ def of_rows(
 ) -> Estimate:
     """Log P(x_seen), or log P(x_a | x_b), in the units of the data.
 
+    It is 0 exactly, with no error, in a row where x_a is nothing.
+
     Args:
         model: what was fitted to the encoded rows.
         encodings: of each modality.

@@ -201,7 +201,8 @@ def expected(model: Model, batch: Batch) -> Expected:
     elif seen is not None and bool((partly := ~seen.all(-1)).any()):
         code = top = code.clone()
         code[partly] = _completed(prior, code[partly], seen[partly])
-    below, x, real = model.decode(code, point=True), {}, {}
+    below = {} if seen is None else model.decode(code, point=True)
+    x, real = {}, {}
     parts = raw.split([*model.sizes.values()], -1)
     for (name, stack), part in zip(model.named_stacks(), parts, strict=True):
         mask = batch.seen[name]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from genprop.conditional import Bernoulli
 from genprop.data import Batch
 from genprop.likelihood.conditional import conditional
+from genprop.likelihood.estimate import joined
 from genprop.likelihood.exact import exact
 from genprop.likelihood.importance import importance
 from genprop.likelihood.methods import METHODS, dimensions, log_likelihood
@@ -31,7 +32,7 @@ def test_it_is_the_exact_conditional_of_a_gaussian(pattern):
     joint = JointNormal(law.loc, law.scale_tril)
     expected = joint.given(x, mask).log_prob(x).detach().numpy()
     found = log_likelihood(model, Batch.of(x), given={"x": mask})
-    assert found.method == "closed form"
+    assert found.method == ("certainty" if mask.all() else "closed form")
     np.testing.assert_allclose(found.log_prob, expected, atol=1e-9)
     np.testing.assert_allclose(found.dimensions, (~mask).sum(-1))
 
@@ -72,6 +73,39 @@ def test_modalities_can_be_given_by_name():
         rows = Batch.of({"image": batch.x["image"], "label": label.expand(5, -1)})
         total += np.exp(log_likelihood(model, rows, "importance", 20_000, ["image"]).log_prob)
     np.testing.assert_allclose(total, 1, atol=0.15)
+
+
+@UNTRAINED
+@pytest.mark.parametrize("method", ["importance", "annealed", "csl"])
+def test_where_nothing_is_left_to_tell_it_is_0_and_no_sample_is_taken(method):
+    model = zoo.two_modalities()
+    batch = zoo.batch(model, rows=4)
+    seen = {name: torch.ones_like(x, dtype=torch.bool) for name, x in batch.x.items()}
+    seen["label"][1:3] = False
+    told = {name: mask.clone() for name, mask in seen.items()}
+    told["image"][2:] = False
+    told["label"][3] = False
+    rows = Batch.of(batch.x, seen)
+    found = log_likelihood(model, rows, method, 16, told)
+    # the first shows only what is given, the second too, and lacks its label
+    np.testing.assert_array_equal(found.log_prob[:2], 0)
+    np.testing.assert_array_equal(found.std_error[:2], 0)
+    np.testing.assert_array_equal(found.dimensions, [0, 0, 5, 6])
+    assert (found.log_prob[2:] < 0).all()
+    worked_on = []
+
+    def counted(part: Batch):
+        worked_on.append(part.rows)
+        return importance(model, part, 16)
+
+    conditional(rows, told, counted)
+    assert worked_on == [2]  # of neither anything is given
+    nothing = conditional(rows, rows, counted)
+    assert worked_on == [2]
+    np.testing.assert_array_equal(nothing.log_prob, np.zeros(4))
+    assert (nothing.samples, nothing.bound, nothing.unreliable) == (0, "point", 0)
+    both = joined([nothing, found])
+    assert (both.rows, both.samples, both.method) == (8, found.samples, found.method)
 
 
 @UNTRAINED

@@ -71,6 +71,19 @@ def test_modalities_are_given_by_name_or_by_mask():
         model.log_likelihood(X, given=["y"])
 
 
+@UNTRAINED
+def test_what_is_given_whole_has_log_probability_0_in_any_units():
+    X = {"x": 1e3 * correlated(40), "label": np.arange(40) % 3}
+    model = GenProp(hidden=(), top=(2,), epochs=2, random_state=0, verbose=0).fit(X)
+    lacking = {**X, "x": np.where(np.arange(40)[:, None] < 20, X["x"], np.nan)}
+    for rows in (X, lacking):
+        found = model.log_likelihood(rows, given=["x", "label"])
+        np.testing.assert_array_equal(found.log_prob, 0)
+        np.testing.assert_array_equal(found.std_error, 0)
+    found = model.log_likelihood(lacking, given=["label"], samples=20)
+    np.testing.assert_array_equal(found.log_prob != 0, np.arange(40) < 20)
+
+
 def test_bad_givens_are_sentences():
     X = correlated(3)
     with pytest.raises(ValueError, match="must have the shape of its rows"):
