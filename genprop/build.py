@@ -229,8 +229,8 @@ def _units_by_name(units: Any, names: Iterable[str]) -> dict[str, Units]:
             raise ValueError(f"units names {unknown[0]!r}, but there are {', '.join(found)}")
         found |= units
     nets = {n: Convolutions.read(u) if isinstance(u, str) else u for n, u in found.items()}
-    above = nets[TOP]
-    return nets | {TOP: above.units if isinstance(above, Convolutions) else above}
+    top = nets[TOP]
+    return nets | {TOP: top.above if isinstance(top, Convolutions) else top}
 
 
 def _hidden(hidden: Any, name: str) -> Sequence[int] | Stack:

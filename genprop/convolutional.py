@@ -24,7 +24,8 @@ class Convolutions:
         shape: of an image, ``(height, width)`` or ``(channels, height, width)``, whose values lie
             in a row in that order.
         channels: of each convolution, from the image upward; each halves height and width.
-        units: hidden units of the perceptron between convolutions and code, and of the nets above.
+        units: hidden units between the convolutions and the code.
+        above: hidden units of the nets of the layers above.
 
     Raises:
         ValueError: a shape of another kind, no channel, or a size that is not positive.
@@ -35,13 +36,15 @@ class Convolutions:
 
     shape: Sequence[int]
     channels: Sequence[int] = (32, 64)
-    units: Sequence[int] = (128,)
+    units: Sequence[int] = ()
+    above: Sequence[int] = (128,)
 
     def __post_init__(self) -> None:
-        if len(self.shape) not in (2, 3) or min(*self.shape, *self.units) < 1:
+        if len(self.shape) not in (2, 3) or min(*self.shape, *self.units, *self.above) < 1:
             raise ValueError(
                 f"convolutions need an image's shape, (height, width) or (channels, height, width),"
-                f" and positive sizes, but got shape={self.shape}, units={self.units}"
+                f" and positive sizes, but got shape={self.shape}, units={self.units}, "
+                f"above={self.above}"
             )
         if not self.channels or min(self.channels) < 1:
             raise ValueError(

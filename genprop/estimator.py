@@ -26,7 +26,7 @@ from genprop.recoding import codes_of, rebuilt, rows_of
 from genprop.rules.rule import Rule
 from genprop.samplers.ancestral import ancestral
 from genprop.seeds import seeded
-from genprop.stack import Stack, Units
+from genprop.stack import Units
 from genprop.table import Raw, checked, holds_modalities, without
 from genprop.tables.columns import explaining
 from genprop.tables.imputation import How
@@ -102,7 +102,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        hidden: Sequence[int] | Mapping[str, Sequence[int] | Stack] = (64, 32),
+        hidden: Sequence[int] | Mapping[str, Any] = (64, 32),
         *,
         visible: str | Mapping[str, Any] = "auto",
         latent: str | Sequence[str] = "gaussian",

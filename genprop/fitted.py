@@ -60,7 +60,7 @@ def load_fitted(
     estimator.model_ = model
     whole = _with_given(estimator)
     fill(whole, tensors)
-    freeze(whole, config.get("frozen", ()))
+    freeze(whole, config.get("frozen", []))
     estimator.model_ = model.to(start_fabric(device).device).eval()
     keep_history(estimator, config["history"])
     if config["features"] is not None:

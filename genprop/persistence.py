@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def load_model(
     if not isinstance(model, Model):
         raise ValueError(f"{directory} holds no model, but a {type(model).__name__}")
     fill(model, tensors)
-    freeze(model, config.get("frozen", ()))
+    freeze(model, config.get("frozen", []))
     return model.to(device).eval()
 
 
@@ -101,10 +101,17 @@ def frozen_names(module: nn.Module) -> list[str]:
     return [name for name, p in module.named_parameters() if not p.requires_grad]
 
 
-def freeze(module: nn.Module, names: Collection[str]) -> None:
-    """Keeps the parameters of these names from learning."""
-    for name, p in module.named_parameters():
-        p.requires_grad_(p.requires_grad and name not in names)
+def freeze(module: nn.Module, names: object) -> None:
+    """Keeps the parameters of these names from learning.
+
+    Raises:
+        ValueError: it is no list of names, or has no such parameter.
+    """
+    own = dict(module.named_parameters())
+    if not isinstance(names, list) or not all(isinstance(n, str) and n in own for n in names):
+        raise ValueError("what the file calls frozen is no list of parameters of its model")
+    for name in names:
+        own[name].requires_grad_(False)
 
 
 def save(directory: Directory, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -258,7 +258,7 @@ def _nets(
             high.elements, units, low.outputs, activation, skip, dropout=dropout
         )
         return ConvolutionalEncoder(units, high.outputs, activation, skip, True, dropout), down
-    wide = units.units if isinstance(units, Convolutions) else units
+    wide = units.above if isinstance(units, Convolutions) else units
     up = MLP(low.elements, high.outputs, wide, activation, skip, bottom, dropout)
     return up, MLP(high.elements, low.outputs, wide, activation, skip, dropout=dropout)
 
