@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from genprop.convolutional import Convolutions as Convolutions
     from genprop.data import Batch as Batch
     from genprop.estimator import GenProp as GenProp
     from genprop.likelihood.estimate import Estimate as Estimate
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 # loaded where first used: scikit-learn alone takes longer to import than all of this package
 PLACES = {
     "Batch": "genprop.data",
+    "Convolutions": "genprop.convolutional",
     "Estimate": "genprop.likelihood.estimate",
     "GenProp": "genprop.estimator",
     "GenPropImputer": "genprop.tables.imputer",
@@ -24,7 +26,17 @@ PLACES = {
     "Stack": "genprop.stack",
     "Trainer": "genprop.train",
 }
-__all__ = ["Batch", "Estimate", "GenProp", "GenPropImputer", "Layer", "Model", "Stack", "Trainer"]
+__all__ = [
+    "Batch",
+    "Convolutions",
+    "Estimate",
+    "GenProp",
+    "GenPropImputer",
+    "Layer",
+    "Model",
+    "Stack",
+    "Trainer",
+]
 
 
 def __getattr__(name: str) -> object:

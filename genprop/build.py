@@ -1,16 +1,18 @@
 """Models and rules from the words and numbers of GenProp's arguments."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genprop.conditional import Autoregressive, Bernoulli, Categorical, Family, Gaussian, Logistic
+from genprop.convolutional import Convolutions
 from genprop.correlated import CorrelatedGaussian
 from genprop.data import Batch
 from genprop.model import Model
+from genprop.nets import frozen
 from genprop.prior import Prior
 from genprop.priors.autoregressive import AutoregressivePrior
 from genprop.priors.denoising import DenoisingPrior
@@ -26,16 +28,17 @@ from genprop.rules.backprop import Backprop
 from genprop.rules.rule import Rule, climb
 from genprop.rules.target import TargetPropagation
 from genprop.rules.wake_sleep import ReweightedWakeSleep
-from genprop.stack import Layer, Stack, is_discrete
-from genprop.tables.columns import Columns
+from genprop.stack import Layer, Stack, Units, is_discrete
+from genprop.tables.columns import Columns, variable_sizes
 from genprop.tables.missingness import Selected
 
 RULES = ("target", "difference", "long", "rws", "elbo", "iwae", "dreg")
 JOINT = "joint"  # the modality of a model of codes
 COMPONENTS, PSEUDO_INPUTS, NOISE = 20, 50, 0.5
 ROWS, ROUNDS, MOST = 500, 3, 5000  # encoded at once; how often; in all, to see what codes leave
-NETS = ("units", "activation", "skip", "dropout")
-PARTS = ("hidden", "latent", "top", "prior", *NETS, "regress", "weights")  # of GenProp's arguments
+TOP, UNITS = "top", (128,)  # of units by modality: those above all codes, and those not named
+NETS = ("activation", "skip", "dropout")
+PARTS = ("hidden", "latent", "top", "prior", "units", *NETS, "regress", "weights")  # of GenProp's
 
 Stacks = Mapping[str, Stack]
 
@@ -56,7 +59,7 @@ def build_model(parts: Mapping[str, Any], visible: Mapping[str, Family]) -> Mode
     """A model with a stack for each visible family.
 
     Args:
-        parts: ``PARTS``, as GenProp's.
+        parts: ``PARTS``, as GenProp's; a stack given in ``hidden`` is put in as it is.
         visible: the family of each modality.
 
     Raises:
@@ -64,8 +67,9 @@ def build_model(parts: Mapping[str, Any], visible: Mapping[str, Family]) -> Mode
     """
     nets = {name: parts[name] for name in NETS}
     below = {**nets, "regress": parts["regress"]}
+    units = _units_by_name(parts["units"], visible)
     stacks = {
-        name: Stack.build(family, _hidden(parts["hidden"], name), parts["latent"], **below)
+        name: _stack(name, parts, family, {**below, "units": units[name]})
         for name, family in visible.items()
     }
     _check_explained(stacks, visible)
@@ -74,7 +78,8 @@ def build_model(parts: Mapping[str, Any], visible: Mapping[str, Family]) -> Mode
         return Model(stacks, build_prior(parts["prior"], stacks, visible), weights=weights)
     # codes are not there to be regressed before training
     above = nets if any(len(stack.layers) for stack in stacks.values()) else below
-    joint = Stack.build(_joint(_tops(stacks, visible)), parts["top"], parts["latent"], **above)
+    family = _joint(_tops(stacks, visible))
+    joint = Stack.build(family, parts["top"], parts["latent"], units[TOP], **above)
     top = Model({JOINT: joint}, build_prior(parts["prior"], {JOINT: joint}, {}))
     return Model(stacks, top, weights=weights)
 
@@ -92,9 +97,9 @@ def learn_beforehand(model: Model, batch: Batch) -> None:
         if not len(stack.layers):
             continue
         net, family = stack[0].encoder.net, stack[0].decoder.family
-        if isinstance(net, Regressed):
+        if isinstance(net, Regressed) and not frozen(net):
             net.learn(batch.x[name], masks[name])
-        if isinstance(family, Selected):
+        if isinstance(family, Selected) and not frozen(family):
             family.mechanism.learn(batch.x[name], masks[name])
     lifted = model.lifted(batch) if _regresses(model) else None
     if lifted is not None:
@@ -125,7 +130,7 @@ def learn_correlations(model: Model, batch: Batch, hide: float) -> None:
         for _ in range(ROUNDS):
             for passage in climb(model, part.hide(hide, explain=True), torch.Size()):
                 family, seen = passage.layer.decoder.family, passage.seen
-                if isinstance(family, CorrelatedGaussian):
+                if isinstance(family, CorrelatedGaussian) and not frozen(family):
                     error = passage.below - passage.p.mean
                     mask = torch.ones_like(error, dtype=torch.bool) if seen is None else seen
                     errors.setdefault(family, []).append((error, mask))
@@ -191,14 +196,60 @@ def _joint(tops: Tops) -> Family:
     return families[0] if len(families) == 1 else Columns(families)
 
 
-def _hidden(hidden: Sequence[int] | Mapping[str, Sequence[int]], name: str) -> Sequence[int]:
+def _stack(name: str, parts: Mapping[str, Any], visible: Family, nets: Mapping[str, Any]) -> Stack:
+    """The stack of a modality: a new one of these sizes, or the one that is given."""
+    hidden = _hidden(parts["hidden"], name)
+    if not isinstance(hidden, Stack):
+        return Stack.build(visible, hidden, parts["latent"], **nets)
+    own = hidden[0].decoder.family if len(hidden.layers) else visible
+    if hidden.elements != visible.elements or _values(own) != _values(visible):
+        raise ValueError(
+            f"the stack given for modality {name!r} is of {hidden.elements} elements in the family "
+            f"{type(own).__name__}, but the data is of {visible.elements} in the family "
+            f"{type(visible).__name__}; say what it is with visible= and missing=, or give another"
+        )
+    return hidden.cpu()  # where data is, until training moves both
+
+
+def _values(family: Family) -> list[Any]:
+    """What values a family's laws are of: the kind and the sizes of variables, by block."""
+    if isinstance(family, Selected):
+        return [Selected, *_values(family.family)]
+    if isinstance(family, Columns):
+        return [(type(block), variable_sizes(block)) for block in family.blocks]
+    return [is_discrete(family), variable_sizes(family)]
+
+
+def _units_by_name(units: Any, names: Iterable[str]) -> dict[str, Units]:
+    """The units of every modality's nets, and of those above all codes."""
+    found = dict.fromkeys((*names, TOP), UNITS if isinstance(units, Mapping) else units)
+    if isinstance(units, Mapping):
+        unknown = [name for name in units if name not in found]
+        if unknown:
+            raise ValueError(f"units names {unknown[0]!r}, but there are {', '.join(found)}")
+        found |= units
+    nets = {n: Convolutions.read(u) if isinstance(u, str) else u for n, u in found.items()}
+    top = nets[TOP]
+    return nets | {TOP: top.above if isinstance(top, Convolutions) else top}
+
+
+def _hidden(hidden: Any, name: str) -> Sequence[int] | Stack:
     if isinstance(hidden, Mapping):
         if name not in hidden:
             raise ValueError(f"hidden names {list(hidden)}, but the data has modality {name!r}")
         hidden = hidden[name]
+        if isinstance(hidden, Stack):
+            return hidden
+    if isinstance(hidden, nn.Module):
+        raise ValueError(
+            f"hidden gives the sizes of layers, or by modality a Stack, but modality {name!r} got "
+            f"a bare {type(hidden).__name__}; give hidden={{{name!r}: stack}}, where a stack of "
+            f"your own nets is Stack([Layer(encoder, decoder)]), each a Conditional(net, family)"
+        )
     if min(hidden, default=1) < 1:
         raise ValueError(f"hidden gives the size of each layer, all positive, but is {hidden!r}")
-    return hidden
+    sizes: Sequence[int] = hidden
+    return sizes
 
 
 def _units(tops: Sequence[Family]) -> Family:
@@ -246,7 +297,9 @@ def _vamp(tops: Tops) -> Prior:
     if len(tops.layers) < len(tops.families):
         raise ValueError("prior='vamp' is made of encoders, but a stack has no layer; give it one")
     binary = [is_discrete(layer.decoder.family) for layer in tops.layers]
-    return VampPrior([layer.encoder for layer in tops.layers], PSEUDO_INPUTS, binary=binary)
+    widths = [layer.below for layer in tops.layers]
+    encoders = [layer.encoder for layer in tops.layers]
+    return VampPrior(encoders, PSEUDO_INPUTS, binary=binary, inputs=widths)
 
 
 def _reconstruction(tops: Tops) -> Family:

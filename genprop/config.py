@@ -115,6 +115,11 @@ def _sizes(value: Any) -> tuple[int, ...]:
     return tuple(_whole(part) for part in _parts(value))
 
 
+def _nets(value: Any) -> str | tuple[int, ...]:
+    """Hidden units, or the shape of an image, which has an x in it."""
+    return value if isinstance(value, str) and "x" in value else _sizes(value)
+
+
 def _words(value: Any) -> str | tuple[str, ...]:
     words = tuple(_word(part) for part in _parts(value))
     return words[0] if len(words) == 1 else words
@@ -159,6 +164,7 @@ NUMBER = Kind("NUMBER", "a number", _number)
 YES = Kind("", "true or false", _switch)
 WEIGHTS = Kind("WEIGHTS", "numbers such as 'image=0.1 label=1'", _weights)
 SIZES = Kind("SIZES", "sizes such as 64,32, or none", _sizes)
+NETS = Kind("SIZES", "sizes such as 64,32, an image's shape such as 28x28:32,64, or none", _nets)
 FAMILIES = Kind("FAMILY", "a word, or words such as bernoulli,gaussian", _words)
 
 MODEL = {
@@ -187,7 +193,11 @@ MODEL = {
     ),
     "rule": Argument(NAME, "target", "target, difference, long, rws, elbo, iwae or dreg."),
     "samples": Argument(N, "5", "Paths drawn for each row in training."),
-    "units": Argument(SIZES, "128", "Hidden units of every net."),
+    "units": Argument(
+        _by_modality(NETS, "'image=28x28:32,64 label=64'"),
+        "128",
+        "Hidden units of every net, or of images HxW or CxHxW, and :channels of convolutions.",
+    ),
     "activation": Argument(NAME, "tanh", "tanh, relu, elu, gelu, silu or softplus."),
     "skip": Argument(YES, "no", "An affine path beside every net's hidden layers."),
     "dropout": Argument(NUMBER, "0", "Probability that a hidden unit is left out, falling to 0."),

@@ -25,6 +25,7 @@ from genprop.recoding import codes_of, rebuilt, rows_of
 from genprop.rules.rule import Rule
 from genprop.samplers.ancestral import ancestral
 from genprop.seeds import seeded
+from genprop.stack import Units
 from genprop.table import Raw, checked, holds_modalities, without
 from genprop.tables.columns import explaining
 from genprop.tables.imputation import How
@@ -43,8 +44,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     masked array) says that a cell is missing, in every method.
 
     Args:
-        hidden: sizes of h_1, …, h_L, from the data upward, ``()`` for a prior on the data itself; a
-            dict of them for several modalities.
+        hidden: sizes of h_1, …, h_L from the data upward, ``()`` for a prior on the data itself; by
+            modality a dict of them, or of any ``Stack``, a copy of which fit goes on training.
         visible: the family of the data: ``"auto"``, ``"gaussian"``, ``"bernoulli"``,
             ``"categorical"``, ``"logistic"``, ``"correlated"`` (Gaussian, errors of all elements
             together), ``"columns"`` (by what each holds). ``"auto"`` is this for tables of mixed
@@ -60,14 +61,14 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         rule: credit assignment: ``"target"``, ``"difference"``, ``"long"``, ``"rws"``, ``"elbo"``,
             ``"iwae"``, ``"dreg"``, or a ``Rule``.
         samples: paths drawn for each row in training; 1 is faster and fits less well.
-        units: hidden units of every net.
+        units: hidden units of every net, or ``Convolutions`` of images (``"28x28:32,64"``); a dict
+            of them by modality, ``"top"`` for nets above all codes, (128,) for what it leaves out.
         activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"``, ``"silu"`` or ``"softplus"``.
         skip: whether nets have an affine path beside their hidden layers.
         dropout: probability that a hidden unit is left out in training, falling to 0 at its end.
         regress: whether encoders of data read, in place of what is missing, a regression of it.
         weights: by modality a factor of its log-likelihood in training, which is then no bound.
-        hide: probability that a training row shows only a random part of its cells, so that
-            encoders learn to cope with every pattern of missing cells.
+        hide: share of training rows that show only some cells, for encoders to meet every pattern.
         explain: whether decoders explain what was hidden, too, which is for imputation.
         missing: why cells are missing: ``"mar"``, at random given what is seen; ``"mnar"``, by
             their own values, as data says (more in ``genprop.tables.missingness.MISSING``).
@@ -100,7 +101,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        hidden: Sequence[int] | Mapping[str, Sequence[int]] = (64, 32),
+        hidden: Sequence[int] | Mapping[str, Any] = (64, 32),
         *,
         visible: str | Mapping[str, Any] = "auto",
         latent: str | Sequence[str] = "gaussian",
@@ -108,7 +109,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         prior: str | Prior = "auto",
         rule: str | Rule = "target",
         samples: int = 5,
-        units: Sequence[int] = (128,),
+        units: Units | str | Mapping[str, Units | str] = (128,),
         activation: str = "tanh",
         skip: bool = False,
         dropout: float = 0.0,
@@ -186,7 +187,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         encodings = {n: learned(n, raw, self.visible) for n, raw in raws.items()}
         with seeded(self.random_state):
             visible = {n: explaining(e.visible(), self.missing) for n, e in encodings.items()}
-            model = build_model({n: deepcopy(getattr(self, n)) for n in PARTS}, visible)
+            model = build_model(deepcopy({n: getattr(self, n) for n in PARTS}), visible)
             rule = build_rule(self.rule, self.samples)
             rule.check(model)
             # together, so that training that fails leaves the last good weights with their encoding
@@ -289,9 +290,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         raws = self._raws(X)
         known = None if given is None else self._raws(given_rows(X, given))
-        rows = (self.encodings_, raws, known)
         with seeded(self._chosen(random_state)):
-            return of_rows(self.model_, *rows, method, samples, **options)
+            return of_rows(self.model_, self.encodings_, raws, known, method, samples, **options)
 
     def score_samples(self, X: Data) -> NDArray[np.float64]:
         """Log P(x_seen) of each row, nats; ``log_likelihood`` tells its error too."""

@@ -1,27 +1,32 @@
 """What of a fitted estimator goes into a folder, and how it comes back."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from genprop.convolutional import Convolutions
 from genprop.description import describe, rebuild
 from genprop.encodings import of_config
 from genprop.model import Model
-from genprop.persistence import fill, load, save
+from genprop.persistence import fill, freeze, frozen_names, load, save
 from genprop.prior import Prior
 from genprop.rules.rule import Rule
+from genprop.stack import Stack
 from genprop.train import start_fabric
 
 # a user's function has no place in a file; only fit would need it
-STORED = (type(None), bool, int, float, str, tuple, list, dict, Prior, Rule)
+STORED = (type(None), bool, int, float, str, tuple, list, dict, Prior, Rule, Convolutions)
+GIVEN = "hidden"  # the argument that may hold stacks
 
 
 def save_fitted(estimator: Any, directory: Path) -> None:
     """Writes all that was learned, with the arguments that a file can hold."""
     arguments = estimator.get_params(deep=False)
+    whole = _with_given(estimator)
     config = {
         "estimator": describe({k: v for k, v in arguments.items() if isinstance(v, STORED)}),
         "encodings": [e.config() for e in estimator.encodings_.values()],
@@ -29,8 +34,9 @@ def save_fitted(estimator: Any, directory: Path) -> None:
         "history": estimator.history_.astype(float).to_dict("records"),
         "columns": estimator.encodings_["x"].columns if "x" in estimator.encodings_ else None,
         "features": getattr(estimator, "n_features_in_", None),
+        "frozen": frozen_names(whole),
     }
-    save(directory, config, dict(estimator.model_.state_dict()))
+    save(directory, config, dict(whole.state_dict()))
 
 
 def load_fitted(
@@ -45,11 +51,16 @@ def load_fitted(
     config, tensors = load(directory)
     if "estimator" not in config:
         raise ValueError(f"{directory} holds a Model alone; read it with load_model")
-    estimator = kind(**rebuild(config["estimator"], modules))
+    model: Model = rebuild(config["model"], modules)
+    # what was put into the model stands in both
+    again = {p.replace("stacks", GIVEN, 1): deepcopy(m) for p, m in (modules or {}).items()}
+    estimator = kind(**rebuild(config["estimator"], again | dict(modules or {})))
     encodings = [of_config(e) for e in config["encodings"]]
     estimator.encodings_ = {e.modality: e for e in encodings}
-    model: Model = rebuild(config["model"], modules)
-    fill(model, tensors)
+    estimator.model_ = model
+    whole = _with_given(estimator)
+    fill(whole, tensors)
+    freeze(whole, config.get("frozen", []))
     estimator.model_ = model.to(start_fabric(device).device).eval()
     keep_history(estimator, config["history"])
     if config["features"] is not None:
@@ -57,6 +68,16 @@ def load_fitted(
     if config["columns"] is not None:
         estimator.feature_names_in_ = np.asarray(config["columns"], dtype=object)
     return estimator
+
+
+def _with_given(estimator: Any) -> nn.Module:
+    """The model, and beside it the stacks it was given, which a fit has not changed."""
+    hidden = estimator.hidden if isinstance(estimator.hidden, Mapping) else {}
+    stacks = {name: stack for name, stack in hidden.items() if isinstance(stack, Stack)}
+    whole = nn.Module()
+    for name, part in (*estimator.model_.named_children(), (GIVEN, nn.ModuleDict(stacks))):
+        whole.add_module(name, part)
+    return whole
 
 
 def keep_history(estimator: Any, history: list[dict[str, float]]) -> None:

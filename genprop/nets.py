@@ -132,6 +132,16 @@ def fade(module: nn.Module, done: float) -> None:
                     part.p = net.dropout * (1 - done)
 
 
+def frozen(module: nn.Module) -> bool:
+    """Whether a module has parameters and none of them learns.
+
+    >>> frozen(nn.Linear(1, 1).requires_grad_(False))
+    True
+    """
+    learns = [p.requires_grad for p in module.parameters()]
+    return bool(learns) and not any(learns)
+
+
 @contextmanager
 def constant(module: nn.Module) -> Iterator[None]:
     """Within it, graphs treat the module's parameters as constants.

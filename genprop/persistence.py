@@ -45,7 +45,8 @@ def save_model(model: Model, directory: Directory) -> None:
     ...     load_model(directory).sizes
     {'x': 2}
     """
-    save(directory, {"model": describe(model)}, model.state_dict())
+    config = {"model": describe(model), "frozen": frozen_names(model)}
+    save(directory, config, model.state_dict())
 
 
 def load_model(
@@ -65,6 +66,7 @@ def load_model(
     if not isinstance(model, Model):
         raise ValueError(f"{directory} holds no model, but a {type(model).__name__}")
     fill(model, tensors)
+    freeze(model, config.get("frozen", []))
     return model.to(device).eval()
 
 
@@ -88,6 +90,28 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     for name, value in own.items():
         value.data = value.data.to(tensors[name].dtype)
     module.load_state_dict(dict(tensors))
+
+
+def frozen_names(module: nn.Module) -> list[str]:
+    """The parameters that ``requires_grad_(False)`` keeps from learning.
+
+    >>> frozen_names(nn.Linear(1, 1).requires_grad_(False))
+    ['weight', 'bias']
+    """
+    return [name for name, p in module.named_parameters() if not p.requires_grad]
+
+
+def freeze(module: nn.Module, names: object) -> None:
+    """Keeps the parameters of these names from learning.
+
+    Raises:
+        ValueError: it is no list of names, or has no such parameter.
+    """
+    own = dict(module.named_parameters())
+    if not isinstance(names, list) or not all(isinstance(n, str) and n in own for n in names):
+        raise ValueError("what the file calls frozen is no list of parameters of its model")
+    for name in names:
+        own[name].requires_grad_(False)
 
 
 def save(directory: Directory, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

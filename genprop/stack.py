@@ -15,6 +15,7 @@ from genprop.conditional import (
     Family,
     Gaussian,
 )
+from genprop.convolutional import ConvolutionalDecoder, ConvolutionalEncoder, Convolutions
 from genprop.distributions import Discrete, Product
 from genprop.nets import MLP, Identity
 from genprop.regressed import Regressed
@@ -22,6 +23,8 @@ from genprop.shapes import Elements, PerRow, Seen
 
 LATENTS = ("gaussian", "bernoulli", "categorical", "autoregressive")
 CATEGORIES = 10
+
+Units = Sequence[int] | Convolutions
 
 
 class Layer(nn.Module):
@@ -115,20 +118,20 @@ class Stack(nn.Module):
         visible: Family,
         hidden: Sequence[int] = (64, 32),
         latent: str | Sequence[str] = "gaussian",
-        units: Sequence[int] = (128,),
+        units: Units = (128,),
         activation: str = "tanh",
         skip: bool = False,
         dropout: float = 0.0,
         regress: bool = False,
     ) -> "Stack":
-        """A stack of perceptrons, its bottom encoder told what is missing.
+        """A stack of perceptrons or convolutions, its bottom encoder told what is missing.
 
         Args:
             visible: the family of x.
             hidden: the elements of h_1, …, h_L; none gives a stack without layers.
             latent: ``"gaussian"``, ``"bernoulli"``, ``"categorical"`` (groups of 10) or
                 ``"autoregressive"``, one for all layers or one for each.
-            units: hidden units of every net.
+            units: hidden units of every net, or the convolutions of the bottom ones.
             activation: as for ``MLP``.
             skip: as for ``MLP``.
             dropout: as for ``MLP``.
@@ -136,15 +139,20 @@ class Stack(nn.Module):
                 it on what was seen: ``Regressed``.
 
         Raises:
-            ValueError: an unknown latent family, or another number of them than of layers.
+            ValueError: an unknown latent family, another number of them than of layers, or
+                convolutions of other images, or without a layer.
         """
+        if isinstance(units, Convolutions) and not hidden:
+            raise ValueError(
+                "convolutions stand between an image and its first layer, but hidden has no layer; "
+                "give it a size, or take plain hidden units"
+            )
         highs = _latents(hidden, latent, scale="net")
         lows = [visible, *_latents(hidden, latent, scale="learned")[:-1]]
         layers = []
         for low, high in zip(lows, highs, strict=False):
             masked = low is visible
-            up = MLP(low.elements, high.outputs, units, activation, skip, masked, dropout)
-            down = MLP(high.elements, low.outputs, units, activation, skip, dropout=dropout)
+            up, down = _nets(low, high, units, masked, activation, skip, dropout)
             reader = Regressed(up, low.elements) if regress and masked else up
             layers.append(Layer(Conditional(reader, high), Conditional(down, low)))
         return Stack(layers, elements=visible.elements)
@@ -227,6 +235,32 @@ class Stack(nn.Module):
 def is_discrete(family: Family) -> bool:
     """Whether the family's values are zeros and ones."""
     return isinstance(family(torch.zeros(family.outputs)), Discrete)
+
+
+def _nets(
+    low: Family,
+    high: Family,
+    units: Units,
+    bottom: bool,
+    activation: str,
+    skip: bool,
+    dropout: float,
+) -> tuple[nn.Module, nn.Module]:
+    """From the elements of one level to the outputs of the next, and back."""
+    if isinstance(units, Convolutions) and bottom:
+        if units.elements != low.elements:
+            raise ValueError(
+                f"convolutions of images of shape {tuple(units.shape)} read {units.elements} "
+                f"values, but a row has {low.elements}; give the shape of the data's rows, "
+                f"by modality where there are several, or take plain hidden units"
+            )
+        down = ConvolutionalDecoder(
+            high.elements, units, low.outputs, activation, skip, dropout=dropout
+        )
+        return ConvolutionalEncoder(units, high.outputs, activation, skip, True, dropout), down
+    wide = units.above if isinstance(units, Convolutions) else units
+    up = MLP(low.elements, high.outputs, wide, activation, skip, bottom, dropout)
+    return up, MLP(high.elements, low.outputs, wide, activation, skip, dropout=dropout)
 
 
 def _latents(hidden: Sequence[int], latent: str | Sequence[str], scale: str) -> list[Family]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from genprop.codes import whole_codes
 from genprop.data import Batch
 from genprop.model import Model
-from genprop.nets import fade
+from genprop.nets import fade, frozen
 from genprop.prior import FollowingPrior
 from genprop.progress import Progress
 from genprop.rules.rule import Rule, Term
@@ -219,7 +219,7 @@ class _Run:
         batches = torch.randperm(self.data.rows).split(self.batch_size)
         keys: list[str] = []
         values: list[Tensor] = []
-        self.model.train()
+        _train(self.model)
         fade(self.model, len(self.history) / self.how.epochs)
         for number, index in enumerate(batches):
             account = self._update(index, (len(self.history) + number / len(batches)))
@@ -351,6 +351,14 @@ def _compile(model: Model) -> None:
         for level in range(len(stack.layers)):
             stack[level].encoder.net.compile()
             stack[level].decoder.net.compile()
+
+
+def _train(model: Model) -> None:
+    """Training mode for all that learns: what is frozen neither drops units nor averages."""
+    model.train()
+    for part in model.modules():
+        if frozen(part):
+            part.eval()
 
 
 def _layers(model: Model) -> Iterator[nn.Module]:

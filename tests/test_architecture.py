@@ -32,7 +32,7 @@ FLOORS = (
     ("tables.column_choice", "tables.multiple", "tables.ampute", "tables.calibration"),
     ("nets", "regressed", "distributions", "tables.row_noise"),
     ("multivariate", "logistic", "student", "counts", "autoregressive", "corruption"),
-    ("mixture", "diffusion", "denoiser", "flows", "guide"),
+    ("convolutional", "mixture", "diffusion", "denoiser", "flows", "guide"),
     ("conditional", "prior", "kernel"),
     ("correlated",),
     (

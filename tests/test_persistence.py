@@ -134,7 +134,7 @@ def test_every_family_is_a_decoder_that_comes_back(name: str, tmp_path: Path) ->
 
 
 def own_classes() -> set[str]:
-    rooms = ["nets", "conditional", "prior", "stack", "model"]
+    rooms = ["nets", "convolutional", "conditional", "prior", "stack", "model"]
     for package in (genprop.priors, genprop.rules):
         found = pkgutil.iter_modules(package.__path__)
         rooms += [f"{package.__name__.partition('.')[2]}.{module.name}" for module in found]

@@ -22,6 +22,7 @@ from genprop.conditional import (
     StudentT,
     unbounded_scale,
 )
+from genprop.convolutional import Convolutions
 from genprop.correlated import CorrelatedGaussian
 from genprop.counting import NegativeBinomial, Poisson
 from genprop.data import Batch
@@ -308,6 +309,13 @@ def nested_with_raw_part() -> Model:
     return perturbed(Model(stacks, Model(over, GaussianPrior(4, "full"))), 0.1)
 
 
+def convolutional() -> Model:
+    """Images of a size that halves unevenly, under two layers of which one is convolutional."""
+    nets = Convolutions((3, 2), channels=(2, 3), units=(4,), above=(4,))
+    layers = Stack.build(Bernoulli(6), (3, 2), units=nets)
+    return perturbed(Model(layers, GaussianPrior(2, "full")), 0.1)
+
+
 def continuous_models() -> dict[str, Callable[[], Model]]:
     """Models all of whose layers are real-valued."""
     return {
@@ -316,6 +324,7 @@ def continuous_models() -> dict[str, Callable[[], Model]]:
         "standard-prior": lambda: gaussian(2, "standard"),
         "two-modalities": two_modalities,
         "raw-modality": with_raw_modality,
+        "convolutional": convolutional,
     }
 
 
