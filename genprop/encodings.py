@@ -41,8 +41,9 @@ def learned(name: str, raw: Raw, visible: Any) -> AnyEncoding:
 
 def _is_column(name: str, raw: Raw) -> bool:
     """Whether labels may stand there: not in a table, nor in an array alone, whose name is x."""
-    shape = tuple(np.shape(raw.given))
-    return raw.columns is None and (len(shape) == 1 or (shape[1:] == (1,) and name != "x"))
+    # np.shape asks the thing itself, which need not answer
+    shape = raw.given.shape if hasattr(raw.given, "shape") else np.asarray(raw.given).shape
+    return raw.columns is None and (len(shape) == 1 or (tuple(shape[1:]) == (1,) and name != "x"))
 
 
 def _holds_labels(raw: Raw) -> bool:

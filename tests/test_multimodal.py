@@ -258,7 +258,7 @@ def test_it_comes_back_from_a_file(fitted: GenProp, tmp_path) -> None:
     ("call", "message"),
     [
         (lambda m: m.predict({"left": np.zeros((2, 2))}, modality="left"), "is no label"),
-        (lambda m: m.predict({"left": np.zeros((2, 2))}, modality="up"), "no modality 'up'"),
+        (lambda m: m.predict({"left": np.zeros((2, 2))}, modality="up"), "modality names 'up'"),
         (lambda m: m.predict({"up": np.zeros((2, 2))}), "fitted on modalities"),
         (lambda m: m.impute({}), "fitted on modalities"),
         (lambda m: m.impute(np.zeros((2, 2))), "give a dict, such as"),
