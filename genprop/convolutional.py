@@ -125,6 +125,7 @@ class ConvolutionalEncoder(nn.Module):
     References:
         LeCun et al., 1989, Backpropagation applied to handwritten zip code recognition.
 
+    >>> import torch
     >>> net = ConvolutionalEncoder(Convolutions((9, 8), channels=(4, 6)), 5)
     >>> net(torch.zeros(3, 7, 72)).shape
     torch.Size([3, 7, 5])
@@ -189,6 +190,7 @@ class ConvolutionalDecoder(nn.Module):
         Zeiler et al., 2010, Deconvolutional networks. Odena, Dumoulin, Olah, 2016, Deconvolution
         and checkerboard artifacts.
 
+    >>> import torch
     >>> net = ConvolutionalDecoder(2, Convolutions((9, 8), channels=(4, 6)), outputs=144)
     >>> net(torch.zeros(3, 7, 2)).shape
     torch.Size([3, 7, 144])
