@@ -30,6 +30,11 @@ assert (label == digits.target[1400:]).mean() > 0.7
 assert images.shape == (10, 2, 64)
 """,
     """
+kept, put = (dict(m.model_.stacks["image"].named_parameters()) for m in (first, both))
+assert all((kept[name] == value).all() for name, value in put.items())
+assert (both.predict({"image": image}) == label).mean() > 0.5
+""",
+    """
 assert filled.notna().all(axis=None)
 assert (filled.dtypes == whole.dtypes).all()
 low, high = pool(means["mean"], means["sem"] ** 2).interval()
