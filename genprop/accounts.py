@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from genprop.encoding import missing_cells
+from genprop.holes import missing_cells
 
 
 def fit_summary(model: Any, X: Any) -> dict[str, Any]:

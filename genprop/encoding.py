@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from genprop.conditional import Bernoulli, Categorical, Family, Gaussian, Logistic
 from genprop.correlated import CorrelatedGaussian
+from genprop.holes import missing_cells
 
 Array = NDArray[Any]
 FAMILIES = ("gaussian", "bernoulli", "categorical", "logistic", "correlated")
@@ -226,23 +227,6 @@ class Encoding:
             columns.append(np.asarray(known)[block.argmax(-1)])
         same = len({column.dtype.kind for column in columns}) == 1
         return np.stack(columns if same else [c.astype(object) for c in columns], axis=-1)
-
-
-def missing_cells(values: Array) -> NDArray[np.bool_]:
-    """NaN, None or a table's NA; in an array of texts, which holds none of these, the empty one.
-
-    >>> missing_cells(np.array(["no", ""])), missing_cells(np.array(["", None]))
-    (array([False,  True]), array([False,  True]))
-    """
-    if values.dtype.kind in "biu":
-        return np.zeros(values.shape, dtype=bool)
-    if values.dtype.kind in "US":
-        return np.asarray(values == values.dtype.type())
-    if values.dtype.kind == "f":
-        return np.isnan(values)
-    import pandas as pd
-
-    return np.asarray(pd.isna(values))
 
 
 def _guess(numbers: NDArray[np.float64]) -> str:

@@ -11,7 +11,7 @@ from scipy.sparse import issparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from genprop.encoding import missing_cells
+from genprop.holes import missing_cells
 from genprop.names import check_names
 from genprop.tables.ampute import unmasked
 from genprop.tables.encoding import FAMILY, is_mixed

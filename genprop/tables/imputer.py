@@ -11,8 +11,8 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from genprop.encoding import missing_cells
 from genprop.estimator import GenProp
+from genprop.holes import missing_cells
 from genprop.progress import Progress
 from genprop.tables.ampute import unmasked
 from genprop.tables.imputation import How
