@@ -1,7 +1,7 @@
 """MultiVae's mixture of products of experts, its 63 products of six views in one step.
 
 MultiVae takes each subset of views by itself and copies all that came before. Everything here is
-what it computes (tests/test_multimodal_peers.py), at a fraction of the time.
+what it computes (tests/test_benchmark_multimodal.py), at a fraction of the time.
 """
 
 from typing import Any

@@ -228,7 +228,8 @@ def impute(
         wanted = "DATA alone" if fit else "MODELDIR and DATA, or --fit and DATA"
         raise ValueError(f"Expected {wanted}, but got {' '.join(map(str, paths))}.")
     model = None if fit else _loaded(paths[0])
-    X, draws = _rows(paths[-1], key, model), 1 if method in ("mean", "map") else draws
+    X = _rows(paths[-1], key, model)
+    draws = 1 if method in _load("genprop.tables.imputation").SINGLE else draws
     model = model or _imputer(X, seed)
     how = {"draws": draws, "method": method, "samples": samples, "random_state": seed}
     how["donors"] = None if donors is None else _rows(donors, key, model)

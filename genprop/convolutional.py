@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from genprop.nets import ACTIVATIONS, MLP
+from genprop.nets import ACTIVATIONS, MLP, told
 from genprop.shapes import Elements, Outputs
 
 WRITTEN = re.compile(r"\d+(x\d+){1,2}(:\d+(,\d+)*)?")
@@ -158,12 +158,7 @@ class ConvolutionalEncoder(nn.Module):
         """The outputs for x; ``missing`` is 1.0 where an element of x was not observed."""
         first = _over(self.first, x.unflatten(-1, self.images.image))
         if missing is not None:
-            if self.missing is None:
-                raise ValueError(
-                    "this net was built without masked=True, so it cannot be told what is missing; "
-                    "build it with masked=True"
-                )
-            first = first + _over(self.missing, missing.unflatten(-1, self.images.image))
+            first = first + _over(told(self.missing), missing.unflatten(-1, self.images.image))
         y: Tensor = self.head(_over(self.rest, first).flatten(-3))
         return y
 

@@ -82,22 +82,22 @@ def write_folder(
         parts: by modality.
         write: writes one of them to a file.
     """
-    with _whole(folder) as fresh:
+    with whole_folder(folder) as fresh:
         for name, part in parts.items():
             ending = ".csv" if hasattr(part, "columns") else ".npy"
             write(fresh / f"{name}{ending}", part)
 
 
 @contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A new folder beside it that takes its place when all went well."""
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside it that takes its place when all went well; there it is new or empty."""
     target = Path(os.path.realpath(folder))
     fresh = target.with_name(f".{uuid.uuid4().hex[:8]}-{target.name}")
-    fresh.mkdir()
+    fresh.mkdir(parents=True)
     try:
         yield fresh
         if target.is_dir():
             target.rmdir()
-        fresh.replace(target)
+        os.rename(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

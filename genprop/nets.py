@@ -84,12 +84,7 @@ class MLP(nn.Module):
         """The outputs for x; ``missing`` is 1.0 where an element of x was not observed."""
         first = self.first(x)
         if missing is not None:
-            if self.missing is None:
-                raise ValueError(
-                    "this MLP was built without masked=True, so it cannot be told what is "
-                    "missing; build it with masked=True"
-                )
-            first = first + self.missing(missing)
+            first = first + told(self.missing)(missing)
         y: Tensor = self.rest(first)
         return y if self.straight is None else y + self.straight(x)
 
@@ -105,6 +100,16 @@ class Identity(nn.Module):
     def forward(self, x: Elements, missing: Elements | None = None) -> Outputs:
         """The values themselves."""
         return x
+
+
+def told(missing: nn.Module | None) -> nn.Module:
+    """What reads the mask of a net that may be told what is missing; a net without it refuses."""
+    if missing is None:
+        raise ValueError(
+            "this net was built without masked=True, so it cannot be told what is missing; build "
+            "it with masked=True"
+        )
+    return missing
 
 
 def fade(module: nn.Module, done: float) -> None:

@@ -6,8 +6,6 @@ import importlib.metadata
 import json
 import math
 import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from genprop.description import describe, place_of, rebuild
+from genprop.folders import whole_folder
 from genprop.model import Model
 
 FORMAT, VERSION = "genprop", 1
@@ -196,14 +195,9 @@ def _misfit(name: str, own: Tensor, saved: Tensor | None) -> str:
 
 
 def _create(folder: Path, text: bytes, weights: bytes) -> None:
-    fresh = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        fresh.mkdir(parents=True)
+    with whole_folder(folder) as fresh:
         _write(fresh / WEIGHTS, weights)
         _write(fresh / CONFIG, text)
-        os.rename(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _replace(folder: Path, text: bytes, weights: bytes) -> None:
