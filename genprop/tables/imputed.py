@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 UNRELIABLE = 0.7  # k-hat
 APART = 1.1  # R-hat
 WANTED = {
-    True: f"an R-hat needs chains that move, of at least {FEWEST_SWEEPS} transitions "
+    "gibbs": f"an R-hat needs chains that move, of at least {FEWEST_SWEEPS} transitions "
     f"(refine={FEWEST_SWEEPS})",
-    False: f"a k-hat needs at least {FEWEST_PATHS} samples, and khat=True",
-}  # by whether there are chains
+    "sir": f"a k-hat needs at least {FEWEST_PATHS} samples, and khat=True",
+    "map": "the most probable completion says nothing of its spread; method='auto' has draws",
+}  # by method
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class Imputed:
                 f"method='gibbs'."
             )
         if unknown.any():
-            wants = (WANTED[kind] for kind in (True, False) if (unknown & (chained == kind)).any())
+            methods = self.rows["method"][unknown].replace("mean", "sir")
+            wants = (why for method, why in WANTED.items() if (methods == method).any())
             parts.append(
                 f"Whether to trust the draws of {self._some(unknown)} is not known: "
                 f"{'; '.join(wants)}."

@@ -293,6 +293,7 @@ def test_a_verdict_needs_evidence() -> None:
         blind = made.imputation(X, method="sir", **how).verdict
         assert "is not known: a k-hat needs at least 25 samples, and khat=True." in blind
     assert made.imputation(X[2:]).verdict == "The draws of all 38 rows can be trusted."
+    assert "says nothing of its spread" in made.imputation(X, method="map").verdict
 
 
 def test_a_verdict_tells_what_is_poor_beside_what_is_not_known() -> None:
