@@ -245,7 +245,7 @@ def evaluate(
         str,
         typer.Option(
             help="auto (exact where that is possible, else importance), exact, importance, "
-            "annealed, csl, biased-csl or deterministic."
+            "annealed, csl, biased-csl, deterministic or, with --given, predictive."
         ),
     ] = "auto",
     samples: Annotated[

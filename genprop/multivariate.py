@@ -212,9 +212,11 @@ class JointNormalGiven(Distribution):
             joint = self.law.sample((*sample_shape, *rows))
             return moved(joint, self.x, self.seen, self._carried)
 
-    def log_prob(self, value: Elements) -> PerRow:
-        """Log P(unseen | seen) in nats."""
-        return self.law.log_prob(value) - self.law.log_prob(value, self.seen)
+    def log_prob(self, value: Elements, asked: Seen | None = None) -> PerRow:
+        """Log P(unseen | seen) in nats; with a mask that of the elements which are asked for."""
+        whole = None if asked is None else self.seen | asked
+        value = torch.where(self.seen, self.x, value)
+        return self.law.log_prob(value, whole) - self.law.log_prob(self.x, self.seen)
 
     def _carried(self, misfit: Elements) -> Elements:
         return self.gain.apply(times, misfit)

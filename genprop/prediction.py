@@ -12,7 +12,7 @@ from genprop.likelihood.parts import rows_at_once
 from genprop.model import Model
 from genprop.prior import DensityPrior
 from genprop.stack import joint_code
-from genprop.unseen import Law, unseen
+from genprop.unseen import Law, density, unseen
 
 
 class Labels(NamedTuple):
@@ -99,12 +99,7 @@ def _shared(
     found = unseen(model, batch, samples)
 
     def log_p(law: Law) -> Tensor:
-        if isinstance(law, Tensor):
-            raise TypeError(
-                f"the prior sends down values of {name!r} and no law of them; give it a layer of "
-                f"its own, as hidden={{{name!r}: (8,)}}"
-            )
-        return torch.stack([law.log_prob(value.expand(law.mean.shape)) for value in values], -1)
+        return torch.stack([density(name, value, None, law) for value in values], -1)
 
     return found.log_w, found.apply(name, log_p).movedim(-1, 0)
 

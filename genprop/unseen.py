@@ -1,6 +1,6 @@
 """What weighted paths of what is seen say of the unseen: laws of it, before anything is drawn."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from genprop.autoregressive import AutoregressiveBernoulli
 from genprop.data import Batch
-from genprop.distributions import SAMPLE_SHAPE
+from genprop.distributions import SAMPLE_SHAPE, Product
 from genprop.model import Model
 from genprop.multivariate import JointNormal, JointNormalGiven
-from genprop.shapes import Rows, Seen
+from genprop.shapes import Elements, PerRow, Rows, Seen
 from genprop.stack import Path, Stack, joint_code
 from genprop.tables.columns import SideBySide
 
@@ -73,6 +74,34 @@ class Sides(NamedTuple):
     lead: int
 
 
+class Above(NamedTuple):
+    """What a model says of codes side by side, of which modalities without a layer are some.
+
+    Attributes:
+        told: a value of each path's law of them all.
+        sizes: of each modality's code.
+        bare: the modalities that are codes themselves.
+    """
+
+    told: Told
+    sizes: Mapping[str, int]
+    bare: Set[str]
+
+    def log_prob(
+        self, wanted: Set[str], x: Mapping[str, Elements], asked: Mapping[str, Seen]
+    ) -> PerRow:
+        """Log P of what is asked for of some bare modalities, whose errors may go together."""
+        some = x[next(iter(wanted))]
+        values, masks = [], []
+        for name, size in self.sizes.items():
+            blank = some.new_zeros(len(some), size)
+            values.append(x[name] if name in wanted else blank)
+            masks.append(asked[name] if name in wanted else blank.bool())
+        names = " and ".join(sorted(wanted))
+        value = partial(density, names, torch.cat(values, -1), torch.cat(masks, -1))
+        return self.told(value).flatten(0, 1)
+
+
 @dataclass(frozen=True)
 class Unseen:
     """Paths of what is seen, their weights, and what they say of every modality.
@@ -80,10 +109,12 @@ class Unseen:
     Attributes:
         log_w: log P(x_seen, h) / Q(h | x_seen), ``(paths, rows)``, nats.
         sides: by modality.
+        above: what a model that is the prior says of modalities without a layer, all together.
     """
 
     log_w: Tensor
     sides: Mapping[str, Sides]
+    above: Above | None = None
 
     def apply(self, name: str, value: Value) -> Tensor:
         """A value of each path's law of a modality, ``(paths, rows, …)``."""
@@ -99,6 +130,48 @@ class Unseen:
     def draw(self, name: str) -> Tensor:
         """A draw of each path's law of a modality, ``(paths, rows, elements)``."""
         return self.apply(name, _drawn)
+
+    def log_prob(self, x: Mapping[str, Elements], asked: Mapping[str, Seen]) -> PerRow:
+        """Log P(x_asked | path, x_seen) of each path, ``(paths, rows)``, nats.
+
+        Args:
+            x: by modality ``(rows, elements)``.
+            asked: True where an element's density is asked for, none of them seen.
+
+        Raises:
+            TypeError: a modality of which paths send no law down.
+        """
+        wanted = {name for name, mask in asked.items() if bool(mask.any())}
+        bare = wanted & self.above.bare if self.above else set()
+        parts = [self.apply(n, partial(density, n, x[n], asked[n])) for n in sorted(wanted - bare)]
+        if self.above and bare:
+            parts.append(self.above.log_prob(bare, x, asked))
+        return torch.stack(parts).sum(0)
+
+
+def density(name: str, x: Elements, asked: Seen | None, law: Law) -> PerRow:
+    """Log P(x_asked) by a law of what is unseen of a modality, nats; without a mask of all of it.
+
+    Raises:
+        TypeError: draws in place of a law, or one without conditionals in closed form.
+
+    >>> from genprop.distributions import IndependentBernoulli
+    >>> law = IndependentBernoulli(torch.zeros(5, 3, 2))
+    >>> asked = torch.tensor([[True, False]]).expand(3, -1)
+    >>> density("x", torch.ones(3, 2), asked, law).exp()[0]
+    tensor([0.5000, 0.5000, 0.5000])
+    """
+    if not isinstance(law, Product | JointNormalGiven):
+        raise TypeError(
+            f"the prior sends down values of {name!r} and no law of them; give it a layer of "
+            f"its own, as hidden={{{name!r}: (8,)}}"
+        )
+    if isinstance(law, AutoregressiveBernoulli):
+        raise TypeError(
+            f"elements of {name!r} depend on one another one after the other: given some of them "
+            f"the density of the others has no closed form; take method='importance'"
+        )
+    return law.log_prob(x.expand(law.mean.shape), asked)
 
 
 @torch.no_grad()
@@ -149,7 +222,11 @@ def unseen(model: Model, batch: Batch, samples: int) -> Unseen:
         other = other if len(stack.layers) else laws.get(name, other)
         sides[name] = Sides(own, other, batch.present(name), 2)
     weights = model.log_weights(paths, batch, lambda *_: code.new_zeros(code.shape[:-1]))
-    return Unseen((above.log_w + weights).flatten(0, 1), sides)
+    log_w = (above.log_w + weights).flatten(0, 1)
+    only, bare = next(iter(above.sides)), {n for n, s in model.named_stacks() if not len(s.layers)}
+    if len(above.sides) > 1:
+        return Unseen(log_w, sides)
+    return Unseen(log_w, sides, Above(partial(above.apply, only), model.sizes, bare))
 
 
 def _direct(

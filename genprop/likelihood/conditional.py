@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,20 +42,33 @@ def conditional(batch: Batch, given: Given, estimate: Callable[[Batch], Estimate
     >>> conditional(Batch.of(torch.ones(1, 2)), {"x": torch.tensor([[True, False]])}, counted).mean
     1.0
     """
+    return of_asked(batch, given, partial(_difference, estimate))
+
+
+def of_asked(batch: Batch, given: Given, estimate: Callable[[Batch, Batch], Estimate]) -> Estimate:
+    """Log P(x_a | x_b) of the rows in which x_a is something; in the others it is 0 exactly.
+
+    Args:
+        batch: the rows.
+        given: as of ``conditional``.
+        estimate: of rows, and the same rows showing x_b only.
+    """
     shown = restricted(batch, given)
     known = shown.masks()
     asked = _any({name: seen & ~known[name] for name, seen in batch.masks().items()})
-    told = _any(known) & asked
     if not bool(asked.any()):
         zeros = np.zeros(batch.rows)
         certain = exact_estimate(zeros, "certainty")
         return dataclasses.replace(certain, smoothed=zeros, dimensions=zeros)
-    joint = _whole(estimate(batch.take(asked)), asked)
+    return _whole(estimate(batch.take(asked), shown.take(asked)), asked)
+
+
+def _difference(estimate: Callable[[Batch], Estimate], batch: Batch, known: Batch) -> Estimate:
+    joint, told = estimate(batch), _any(known.masks())
     if not bool(told.any()):
         return joint
-    below = _whole(estimate(shown.take(told)), told)
+    below = _whole(estimate(known.take(told)), told)
     exact = joint.bound == below.bound == "point"
-    smoothed = joint.smoothed is not None and below.smoothed is not None
     return dataclasses.replace(
         joint,
         log_prob=joint.log_prob - below.log_prob,
@@ -63,7 +77,7 @@ def conditional(batch: Batch, given: Given, estimate: Callable[[Batch], Estimate
         khat=np.fmax(joint.khat, below.khat),
         bound="point",
         method=joint.method if exact else f"{joint.method}, a difference of two",
-        smoothed=_less(joint.smoothed, below.smoothed) if smoothed else None,
+        smoothed=_less(joint.smoothed, below.smoothed),
         dimensions=_less(joint.dimensions, below.dimensions),
     )
 

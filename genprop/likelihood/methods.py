@@ -11,24 +11,27 @@ import numpy as np
 
 from genprop.data import Batch
 from genprop.likelihood.annealed import Annealing, annealed_importance
-from genprop.likelihood.conditional import Given, conditional, restricted
+from genprop.likelihood.conditional import Given, conditional, of_asked, restricted
 from genprop.likelihood.csl import csl
 from genprop.likelihood.deterministic import deterministic
 from genprop.likelihood.estimate import RELIABLE_KHAT, Estimate, Numbers
 from genprop.likelihood.exact import applies, exact
 from genprop.likelihood.importance import importance
+from genprop.likelihood.predictive import predictive
 from genprop.likelihood.window import window
 from genprop.model import Model
 from genprop.prior import DensityPrior
 from genprop.tables.columns import variable_sizes
 
 Estimator = Callable[..., Estimate]
+PREDICTIVE = "predictive"  # of rows given a part of them, never of rows by themselves
 SAMPLED: dict[str, Estimator] = {
     "importance": importance,
     "annealed": annealed_importance,
     "csl": csl,
     "biased-csl": partial(csl, biased=True),
     "parzen": window,
+    PREDICTIVE: predictive,
 }
 COUNTED: dict[str, Estimator] = {"exact": exact, "deterministic": deterministic}
 METHODS = ("auto", *COUNTED, *SAMPLED)
@@ -54,8 +57,9 @@ def log_likelihood(
         model: the model.
         batch: the rows; of each only what is seen counts.
         method: ``"exact"``, ``"importance"``, ``"annealed"``, ``"csl"``, ``"biased-csl"``,
-            ``"deterministic"`` or ``"parzen"``; ``"auto"`` is exact where that applies, else
-            importance sampling, and CSL under a prior without a density.
+            ``"deterministic"``, ``"parzen"`` or ``"predictive"`` (which needs ``given``);
+            ``"auto"`` is exact where that applies, else importance sampling, and CSL under a prior
+            without a density.
         samples: for each row; each method has a default.
         given: x_b, as ``conditional`` takes it; then x_a is the rest of what is seen.
         options: of the estimator, as ``widen`` of ``importance``.
@@ -75,6 +79,11 @@ def log_likelihood(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, but is {method!r}")
+    if method == PREDICTIVE and given is None:
+        raise ValueError(
+            "method 'predictive' is of rows given a part of them; say which by given=, or take "
+            "method='importance'"
+        )
     model.check(batch)
     chosen = _automatic(model, batch, given) if method == "auto" else method
     way = {**COUNTED, **SAMPLED}[chosen]
@@ -85,7 +94,16 @@ def log_likelihood(
     def estimate(rows: Batch) -> Estimate:
         return dataclasses.replace(way(model, rows, **options), dimensions=dimensions(model, rows))
 
-    found = estimate(batch) if given is None else conditional(batch, given, estimate)
+    def drawn(rows: Batch, known: Batch) -> Estimate:
+        seen = dimensions(model, rows) - dimensions(model, known)
+        return dataclasses.replace(way(model, rows, known, **options), dimensions=seen)
+
+    if given is None:
+        found = estimate(batch)
+    elif chosen == PREDICTIVE:
+        found = of_asked(batch, given, drawn)
+    else:
+        found = conditional(batch, given, estimate)
     warn_unreliable(found, chosen)
     return found
 
@@ -115,7 +133,7 @@ def _check_options(chosen: str, way: Estimator, options: Mapping[str, Any]) -> N
         raise ValueError(
             "method 'parzen' needs validation=, a batch of rows on which the bandwidth is chosen"
         )
-    known = set(inspect.signature(way).parameters) - {"model", "batch", "options"}
+    known = set(inspect.signature(way).parameters) - {"model", "batch", "known", "options"}
     if chosen == "annealed":
         known |= {each.name for each in dataclasses.fields(Annealing)}
     unknown = sorted(set(options) - known)
