@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from genprop.beginning import begins_under_gaussian, fit_from_gaussian
 from genprop.build import PARTS, build_model, build_rule, learn_beforehand, learn_correlations
 from genprop.data import Batch
 from genprop.encodings import OfLabels, drawn, encoded, label_among, labels_of, learned
@@ -194,7 +195,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             self.encodings_, self.model_ = encodings, model
             train, held = self._split(encoded(encodings, raws), validation_data)
             learn_beforehand(model, train)
-            history = trainer.fit(model, rule, train, held)
+            fit = fit_from_gaussian if begins_under_gaussian(model, self.prior) else Trainer.fit
+            history = fit(trainer, model, rule, train, held)
             learn_correlations(model, train, self.hide)
         keep_history(self, history)
         return self

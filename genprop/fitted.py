@@ -84,5 +84,6 @@ def keep_history(estimator: Any, history: list[dict[str, float]]) -> None:
     """Sets what follows from training: the history, and how many features codes have."""
     import pandas as pd
 
-    estimator.history_ = pd.DataFrame(history).astype({"epoch": int})
+    rows = pd.DataFrame(history, columns=None if history else ["epoch", "train", "validation"])
+    estimator.history_ = rows.astype({"epoch": int})
     estimator._n_features_out = estimator.model_.summit.elements

@@ -68,7 +68,7 @@ FLOORS = (
     ("rules.*", "likelihood.*"),
     ("progress", "codes", "validation", "tables.donors"),
     ("train", "tables.imputation", "build", "prediction", "recoding"),
-    ("tables.members",),
+    ("tables.members", "beginning"),
     ("tables.imputed", "tables.hidden_modalities"),
     ("credit.*",),
     FACES,
