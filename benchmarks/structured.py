@@ -30,7 +30,12 @@ FILES = ("mnist.npz", "caltech101_silhouettes28.npz")
 KEY = ("part", "setting", "contender")
 SIDE = structured_quadrants.SIDE
 SETTINGS = {
-    "settings": {"labels": structured_labels.SETTINGS, "halves": structured_halves.SETTINGS}
+    "settings": {
+        "labels": structured_labels.SETTINGS,
+        "all labels": structured_labels.ALL,
+        "few labels": structured_labels.FEW,
+        "halves": structured_halves.SETTINGS,
+    }
 }
 COLUMNS = {
     "part": "part",

@@ -14,7 +14,7 @@ LATER = ("parzen", "denoising")  # by names of ``genprop.build.PRIORS``
 SHARE = 3  # of the epochs one in so many
 
 
-def begins_under_gaussian(model: Model, prior: object) -> bool:
+def _begins_under_gaussian(model: Model, prior: object) -> bool:
     """Whether the codes of several modalities, as yet unlearned, meet a prior of that name.
 
     Its kernels, or its noise, are as wide as the codes are uncertain. Of few rows and several codes
@@ -24,16 +24,21 @@ def begins_under_gaussian(model: Model, prior: object) -> bool:
     return prior in LATER and learned and len(model.sizes) > 1
 
 
-def fit_from_gaussian(
-    trainer: Trainer, model: Model, rule: Rule, data: Batch, validation: Batch | None = None
+def fit_by_prior(
+    trainer: Trainer,
+    model: Model,
+    rule: Rule,
+    data: Batch,
+    validation: Batch | None,
+    prior: object,
 ) -> list[Row]:
-    """As ``Trainer.fit``, the first third of the epochs under a full Gaussian prior.
+    """As ``Trainer.fit``; where that is better, the first third of the epochs under a Gaussian.
 
     Then the model's own prior takes its place. Interrupted before that, the model gets its prior
     as it is, one of training rows' codes with these.
     """
     first = trainer.epochs // SHARE
-    if not first:
+    if not first or not _begins_under_gaussian(model, prior):
         return trainer.fit(model, rule, data, validation)
     own = model.prior
     model.prior = GaussianPrior(own.elements, "full").to(model.like)

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from genprop.beginning import begins_under_gaussian, fit_from_gaussian
+from genprop.beginning import fit_by_prior
 from genprop.build import PARTS, build_model, build_rule, learn_beforehand, learn_correlations
 from genprop.data import Batch
 from genprop.encodings import OfLabels, drawn, encoded, label_among, labels_of, learned
@@ -71,6 +71,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         weights: by modality a factor of its log-likelihood in training, which is then no bound.
         hide: share of training rows that show only some cells, for encoders to meet every pattern.
         explain: whether decoders explain what was hidden, too, which is for imputation.
+        balance: least share of visits in training to rows that show each modality (``visits``).
         missing: why cells are missing: ``"mar"``, at random given what is seen; ``"mnar"``, by
             their own values, as data says (more in ``genprop.tables.missingness.MISSING``).
         epochs: most visits of the data.
@@ -118,6 +119,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         weights: Mapping[str, float] | None = None,
         hide: float = 0.25,
         explain: bool = False,
+        balance: float = 0.0,
         missing: str = "mar",
         epochs: int = 200,
         batch_size: int | str = "auto",
@@ -149,6 +151,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.weights = weights
         self.hide = hide
         self.explain = explain
+        self.balance = balance
         self.missing = missing
         self.epochs = epochs
         self.batch_size = batch_size
@@ -195,8 +198,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             self.encodings_, self.model_ = encodings, model
             train, held = self._split(encoded(encodings, raws), validation_data)
             learn_beforehand(model, train)
-            fit = fit_from_gaussian if begins_under_gaussian(model, self.prior) else Trainer.fit
-            history = fit(trainer, model, rule, train, held)
+            history = fit_by_prior(trainer, model, rule, train, held, self.prior)
             learn_correlations(model, train, self.hide)
         keep_history(self, history)
         return self
@@ -213,15 +215,13 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             random_state: seed in place of the estimator's.
 
         Returns:
-            ``(n, *event)``, or a dict of them by modality; with ``given`` ``(n, rows, *event)``. A
-            DataFrame where the model was fitted on one.
+            ``(n, *event)``, with ``given`` ``(n, rows, *event)``; of a dict or a DataFrame, one.
         """
         check_is_fitted(self)
         if given is not None:
             return self.impute(given, draws=n, refine=refine, random_state=random_state)
         with seeded(self._chosen(random_state)):
-            x = ancestral(self.model_, n)
-        return drawn(self.encodings_, x)
+            return drawn(self.encodings_, ancestral(self.model_, n))
 
     def impute(
         self,

@@ -20,6 +20,7 @@ from genprop.progress import Progress
 from genprop.rules.rule import Rule, Term
 from genprop.tables.columns import variable_sizes
 from genprop.validation import mean_bound
+from genprop.visits import visits
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -67,6 +68,7 @@ class Trainer:
         hide: probability that a row shows only a random part of what is seen of it, the part's
             size uniform: it teaches encoders every pattern of missing cells.
         explain: whether decoders explain what was hidden from encoders, too.
+        balance: least share of the visits that show each modality (``visits``).
         patience: epochs without a better validation bound before it stops, or None.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
         precision: ``"32"``, ``"64"`` or ``"bf16-mixed"``.
@@ -82,6 +84,7 @@ class Trainer:
     clip: float | None = None
     hide: float = 0.0
     explain: bool = False
+    balance: float = 0.0
     patience: int | None = 20
     device: str = "auto"
     precision: str = "32"
@@ -216,7 +219,7 @@ class _Run:
 
     def _epoch(self) -> tuple[Row, str]:
         """One visit of the data: what it came to, and what was not finite, if anything."""
-        batches = torch.randperm(self.data.rows).split(self.batch_size)
+        batches = visits(self.data, self.how.balance).split(self.batch_size)
         keys: list[str] = []
         values: list[Tensor] = []
         _train(self.model)
@@ -321,6 +324,8 @@ def _check(how: Trainer) -> None:
         raise ValueError(f"clip must be positive or None, but is {how.clip!r}")
     if not 0 <= how.hide <= 1:
         raise ValueError(f"hide is a probability between 0 and 1, but is {how.hide!r}")
+    if not 0 <= how.balance < 1:
+        raise ValueError(f"balance is a share from 0 to below 1, but is {how.balance!r}")
     if how.patience is not None and how.patience < 1:
         raise ValueError(f"patience must be at least 1, or None, but is {how.patience!r}")
     _known("device", how.device.partition(":")[0], DEVICES)

@@ -66,7 +66,7 @@ FLOORS = (
     ("posterior",),
     ("priors.*", "samplers.*"),
     ("rules.*", "likelihood.*"),
-    ("progress", "codes", "validation", "tables.donors"),
+    ("progress", "codes", "validation", "visits", "tables.donors"),
     ("train", "tables.imputation", "build", "prediction", "recoding"),
     ("tables.members", "beginning"),
     ("tables.imputed", "tables.hidden_modalities"),
