@@ -37,7 +37,8 @@ COUNTED: dict[str, Estimator] = {"exact": exact, "deterministic": deterministic}
 METHODS = ("auto", *COUNTED, *SAMPLED)
 MANY = 0.05  # a share of rows that chance alone hardly brings
 ADVICE = {
-    "importance": "take more samples, widen=0.1, refine=20, or method='annealed'",
+    "importance": "take more samples, widen=0.1, refine=20, method='annealed', or with given= "
+    "method='predictive'",
     "annealed": "take more samples, a share nearer to 1, or more steps",
     "csl": "take many more samples, or a prior with a density and method='importance'",
 }
