@@ -18,8 +18,9 @@ def visits(data: Batch, balance: float = 0.0) -> Tensor:
 
     Args:
         data: the rows.
-        balance: the least share of the visits that show each modality, below 1; one that no row
-            shows has none.
+        balance: the least share of the visits that show a modality, below 1, where it alone is
+            rare: of several each is reckoned by itself, and comes to less. One that no row shows
+            has none.
 
     >>> x = {"image": torch.ones(90, 1), "label": torch.ones(90, 1)}
     >>> x["label"][3:] = torch.nan
