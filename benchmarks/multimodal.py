@@ -56,7 +56,7 @@ from genprop.estimator import GenProp
 MISSING = (0.0, 0.2, 0.5)
 OURS = "genprop"
 NETS: dict[str, Any] = {
-    **{name: value for name, value in SETTINGS.items() if name != "optimizer"},
+    **SETTINGS,
     "units": (256,),
     "dropout": 0.2,
 }
@@ -67,11 +67,11 @@ JOINT = {
     "regress": True,  # or the encoder has to learn every pattern of given views by itself
     "activation": "relu",
     "samples": 2,
-    "decay": 2.0,  # of weights, by AdamW: the nets learn 1,500 rows by heart
+    "weight_decay": 2.0,  # the nets learn 1,500 rows by heart
 }
 # a code of 16 for each view, and a law of all; each view is encoded alone, so that hiding whole
 # views would teach its encoder nothing
-CODES = {**NETS, "hidden": (16,), "samples": 5, "hide": 0.25, "explain": False, "decay": 0.01}
+CODES = {**NETS, "hidden": (16,), "samples": 5, "hide": 0.25, "explain": False}
 PRIORS = ("full", "mixture", "denoising", "parzen", "nsf")
 JOINT_PRIORS = ("mixture", "vamp", "denoising", "nsf")  # of the joint code; else Gaussian
 OURS_SETTINGS = {
@@ -132,14 +132,8 @@ class Job(NamedTuple):
 
 def fit_genprop(settings: Mapping[str, Any], train: Views, seed: int, effort: Effort) -> Fitted:
     """GenProp with these settings on all views."""
-    rest = {name: value for name, value in settings.items() if name != "decay"}
-    model = GenProp(
-        **rest,
-        optimizer=partial(torch.optim.AdamW, weight_decay=settings["decay"]),
-        epochs=effort.epochs,
-        batch_size=effort.batch,
-        random_state=seed,
-    ).fit(train)
+    how = {"epochs": effort.epochs, "batch_size": effort.batch, "random_state": seed}
+    model = GenProp(**settings, **how).fit(train)
 
     def fill(rows: Views, **how: Any) -> Filled:
         drawn = model.impute(rows, draws=effort.draws, samples=effort.paths, **how)

@@ -14,8 +14,10 @@ from torch.nn import functional
 from benchmarks import report
 from benchmarks.joint import IMAGES, LR
 from genprop.coherence import Classifier, agreement, fitted_classifier
+from genprop.data import Batch
 from genprop.estimator import GenProp
 from genprop.nets import MLP
+from genprop.visits import visits
 
 LABELS = (100, 1000, 0)  # 0 is all
 CLASSES = 10
@@ -94,7 +96,8 @@ def measure(labelled: int, rows: Rows, reader: Classifier, effort: Effort) -> re
     images = drawn_images(model, effort.draws)
     wanted = np.arange(CLASSES)
     known = ~np.isnan(shown)
-    visited = max(len(known), int((~known).sum() / (1 - settings.get("balance", 0.0))))
+    told_of = Batch.of({"label": torch.as_tensor(shown)[:, None]})
+    visited = len(visits(told_of, settings.get("balance", 0.0)))
     updates = effort.epochs * -(-visited // effort.batch)
     net = supervised(rows.train[0][known], rows.train[1][known], updates, effort.batch)
     with torch.no_grad():

@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
-from genprop.codes import whole_codes
+from genprop.codes import tell_prior
 from genprop.data import Batch
 from genprop.model import Model
-from genprop.prior import FollowingPrior
 from genprop.priors.gaussian import GaussianPrior
 from genprop.rules.rule import Rule
 from genprop.train import Row, Trainer
@@ -47,8 +46,7 @@ def fit_by_prior(
     finally:
         model.prior = own.to(model.like)
     if len(early) < first:
-        if isinstance(own, FollowingPrior):
-            own.follow(whole_codes(model, data.to(model.like.device, model.like.dtype)))
+        tell_prior(model, data.to(model.like.device, model.like.dtype))
         return early
     later = replace(trainer, epochs=trainer.epochs - first).fit(model, rule, data, validation)
     return early + [{**row, "epoch": row["epoch"] + first} for row in later]

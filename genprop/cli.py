@@ -143,6 +143,7 @@ def fit(
     batch_size: Annotated[Text, _argument("batch_size")] = None,
     lr: Annotated[Text, _argument("lr")] = None,
     optimizer: Annotated[Text, _argument("optimizer")] = None,
+    weight_decay: Annotated[Text, _argument("weight_decay")] = None,
     schedule: Annotated[Text, _argument("schedule")] = None,
     clip: Annotated[Text, _argument("clip")] = None,
     validation: Annotated[Text, _argument("validation")] = None,

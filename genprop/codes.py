@@ -5,7 +5,14 @@ from torch import Tensor
 
 from genprop.data import Batch
 from genprop.model import Model
+from genprop.prior import FollowingPrior
 from genprop.stack import joint_code
+
+
+def tell_prior(model: Model, data: Batch) -> None:
+    """Gives the codes of all rows to a prior that follows them."""
+    if isinstance(model.summit, FollowingPrior):
+        model.summit.follow(whole_codes(model, data))
 
 
 @torch.no_grad()

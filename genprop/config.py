@@ -226,6 +226,9 @@ TRAINING = {
     "batch_size": Argument(_or("auto", "auto", N), "auto", "Rows of a mini-batch."),
     "lr": Argument(NUMBER, "0.001", "Learning rate."),
     "optimizer": Argument(NAME, "adam", "adam, adamw, sgd or rmsprop."),
+    "weight_decay": Argument(
+        _or("none", None, NUMBER), "none", "Of the optimizer, such as 2 of adamw for few rows."
+    ),
     "schedule": Argument(NAME, "constant", "constant, cosine or onecycle."),
     "clip": Argument(_or("none", None, NUMBER), "none", "Largest norm of each layer's gradient."),
     "validation": Argument(NUMBER, "0.1", "The share held out, which decides when to stop."),

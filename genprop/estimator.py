@@ -20,6 +20,7 @@ from genprop.encodings import OfLabels, drawn, encoded, label_among, labels_of, 
 from genprop.fitted import keep_history, load_fitted, save_fitted
 from genprop.likelihood.estimate import Estimate
 from genprop.likelihood.given import given_rows, of_rows
+from genprop.optimizers import Optimizer, Schedule
 from genprop.prediction import label_proba
 from genprop.prior import Prior
 from genprop.recoding import codes_of, rebuilt, rows_of
@@ -27,14 +28,12 @@ from genprop.rules.rule import Rule
 from genprop.samplers.ancestral import ancestral
 from genprop.seeds import seeded
 from genprop.stack import Units
-from genprop.table import Raw, checked, holds_modalities, without
+from genprop.table import Data, Raw, checked, holds_modalities, without
 from genprop.tables.columns import explaining
 from genprop.tables.imputation import How
 from genprop.tables.imputed import Imputed, impute_by
-from genprop.train import Optimizer, Schedule, Trainer, variables
+from genprop.train import Trainer, variables
 from genprop.validation import check_held_out, hold_out
-
-Data = Any
 
 
 class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -78,6 +77,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         batch_size: rows of a mini-batch; ``"auto"`` gives 20 updates an epoch, within 16 to 128.
         lr: learning rate.
         optimizer: ``"adam"``, ``"adamw"``, ``"sgd"``, ``"rmsprop"``, or a callable.
+        weight_decay: of the optimizer, such as 2.0 of ``"adamw"`` for few rows; None is its own.
         schedule: of the learning rate: ``"constant"``, ``"cosine"``, ``"onecycle"``, or a callable.
         clip: largest norm of each layer's gradient, or None.
         validation: the share held out of training to decide when to stop.
@@ -125,6 +125,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         batch_size: int | str = "auto",
         lr: float = 1e-3,
         optimizer: str | Optimizer = "adam",
+        weight_decay: float | None = None,
         schedule: str | Schedule = "constant",
         clip: float | None = None,
         validation: float = 0.1,
@@ -157,6 +158,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.batch_size = batch_size
         self.lr = lr
         self.optimizer = optimizer
+        self.weight_decay = weight_decay
         self.schedule = schedule
         self.clip = clip
         self.validation = validation
@@ -321,10 +323,9 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             random_state: seed in place of the estimator's.
         """
         name = label_among(self.encodings_, modality)
-        values, _ = self.encodings_[name].encode(self.classes(name)[:, None])
+        told = torch.as_tensor(self.encodings_[name].encode(self.classes(name)[:, None])[0])
         with seeded(self._chosen(random_state)):
-            batch, told = self.batch(without(X, name)), torch.as_tensor(values)
-            return label_proba(self.model_, batch, name, told, samples).proba
+            return label_proba(self.model_, self.batch(without(X, name)), name, told, samples).proba
 
     @OfLabels
     def predict(self, X: Data, *, modality: str | None = None, **how: Any) -> NDArray[Any]:
@@ -378,8 +379,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             FileNotFoundError: there is no saved model.
             ValueError: damaged, foreign or newer files, or a module that was not passed.
         """
-        loaded: GenProp = load_fitted(cls, Path(directory), modules, device)
-        return loaded
+        return load_fitted(cls, Path(directory), modules, device)
 
     def _trainer(self) -> Trainer:
         check_held_out(self.validation, self.held_out)
@@ -393,7 +393,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _split(self, data: Batch, validation_data: Data) -> tuple[Batch, Batch | None]:
         if validation_data is not None:
-            return data, encoded(self.encodings_, checked(self, validation_data, reset=False))
+            return data, encoded(self.encodings_, self._raws(validation_data))
         return hold_out(data, self.validation, self.held_out, variables(self.model_))
 
     def _chosen(self, random_state: Any) -> Any:

@@ -1,9 +1,9 @@
 """What of a fitted estimator goes into a folder, and how it comes back."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
@@ -20,6 +20,7 @@ from genprop.train import start_fabric
 
 # a user's function has no place in a file; only fit would need it
 STORED = (type(None), bool, int, float, str, tuple, list, dict, Prior, Rule, Convolutions)
+Fitted = TypeVar("Fitted", bound=Any)
 GIVEN = "hidden"  # the argument that may hold stacks
 
 
@@ -40,8 +41,11 @@ def save_fitted(estimator: Any, directory: Path) -> None:
 
 
 def load_fitted(
-    kind: type[Any], directory: Path, modules: Mapping[str, nn.Module] | None, device: str
-) -> Any:
+    kind: Callable[..., Fitted],
+    directory: Path,
+    modules: Mapping[str, nn.Module] | None,
+    device: str,
+) -> Fitted:
     """The estimator of that kind which was written there.
 
     Raises:

@@ -16,10 +16,10 @@ from genprop.files import atomic, write_json
 from genprop.likelihood.estimate import Estimate, joined
 from genprop.likelihood.methods import warn_unreliable
 from genprop.seeds import whole_seed
+from genprop.table import Data
 from genprop.threads import one_thread
 
 PLAN = "plan.json"
-Data = Any
 
 
 def sharded(

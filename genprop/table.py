@@ -17,6 +17,7 @@ from genprop.tables.ampute import unmasked
 from genprop.tables.encoding import FAMILY, is_mixed
 
 FEWEST_ROWS = 2
+Data = Any  # array, tensor, DataFrame, or a dict of them by modality
 
 
 @dataclass(frozen=True)

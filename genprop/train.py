@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from genprop.codes import whole_codes
+from genprop.codes import tell_prior
 from genprop.data import Batch
 from genprop.model import Model
 from genprop.nets import fade, frozen
-from genprop.prior import FollowingPrior
+from genprop.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule, make_optimizer
 from genprop.progress import Progress
 from genprop.rules.rule import Rule, Term
 from genprop.tables.columns import variable_sizes
@@ -25,25 +25,8 @@ from genprop.visits import visits
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-Schedule = Callable[[float], float]
-Optimizer = Callable[..., torch.optim.Optimizer]
 Row = dict[str, float]
 
-SCHEDULES: dict[str, Schedule] = {
-    "constant": lambda done: 1.0,
-    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
-    "onecycle": lambda done: (
-        0.04 + 0.96 * done / 0.3
-        if done < 0.3
-        else 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))
-    ),
-}
-OPTIMIZERS: dict[str, Optimizer] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-    "rmsprop": torch.optim.RMSprop,
-}
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16-mixed": "bf16-mixed"}
 RETRIES = 3
@@ -62,6 +45,8 @@ class Trainer:
         lr: learning rate.
         optimizer: ``"adam"``, ``"adamw"``, ``"sgd"``, ``"rmsprop"``, or any callable
             ``(parameters, lr=…)`` that makes a torch optimizer.
+        weight_decay: what the optimizer is told of it, or None for its own default; AdamW takes
+            ``lr * weight_decay`` of every parameter away in an update.
         schedule: factor on the learning rate: ``"constant"``, ``"cosine"``, ``"onecycle"``, or a
             function of the share of training that is done, between 0 and 1.
         clip: largest norm of each layer's gradient, or None.
@@ -80,6 +65,7 @@ class Trainer:
     batch_size: int | str = "auto"
     lr: float = 1e-3
     optimizer: str | Optimizer = "adam"
+    weight_decay: float | None = None
     schedule: str | Schedule = "constant"
     clip: float | None = None
     hide: float = 0.0
@@ -157,7 +143,9 @@ class _Run:
         learned = [p for p in model.parameters() if p.requires_grad]
         # torch's optimizers refuse to have nothing to do
         learned = learned or [nn.Parameter(torch.zeros_like(model.like))]
-        self.optimizer = make_optimizer(how, [{"params": learned}])
+        self.optimizer = make_optimizer(
+            how.optimizer, [{"params": learned}], how.lr, how.weight_decay
+        )
         self.stepper: Any = self.fabric.setup_optimizers(self.optimizer)
         self.schedule = SCHEDULES.get(str(how.schedule)) or how.schedule
         self.variables = variables(model)
@@ -173,7 +161,7 @@ class _Run:
     def epochs(self) -> Iterator[Row]:
         """Trains epoch after epoch, and stops early where the validation bound stays."""
         while len(self.history) < self.how.epochs:
-            self._tell_prior()
+            tell_prior(self.model, self.data)
             row = self._sound_epoch()
             self.history.append(row)
             self._keep_best(row)
@@ -188,11 +176,6 @@ class _Run:
         self.model.eval()
         if self.best.weights:
             self.model.load_state_dict(self.best.weights)
-
-    def _tell_prior(self) -> None:
-        prior = self.model.summit
-        if isinstance(prior, FollowingPrior):
-            prior.follow(whole_codes(self.model, self.data))
 
     def _sound_epoch(self) -> Row:
         """An epoch without a non-finite value; after one it goes back and lowers the step."""
@@ -322,6 +305,8 @@ def _check(how: Trainer) -> None:
         )
     if how.clip is not None and not how.clip > 0:
         raise ValueError(f"clip must be positive or None, but is {how.clip!r}")
+    if how.weight_decay is not None and not how.weight_decay >= 0:
+        raise ValueError(f"weight_decay must not be negative, but is {how.weight_decay!r}")
     if not 0 <= how.hide <= 1:
         raise ValueError(f"hide is a probability between 0 and 1, but is {how.hide!r}")
     if not 0 <= how.balance < 1:
@@ -341,14 +326,6 @@ def _batch_size(asked: int | str, rows: int) -> int:
 def _known(name: str, value: object, names: Collection[str]) -> None:
     if isinstance(value, str) and value not in names:
         raise ValueError(f"{name} must be one of {', '.join(names)}, but is {value!r}")
-
-
-def make_optimizer(how: Trainer, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimizer of these groups of parameters, fused where torch can."""
-    if not isinstance(how.optimizer, str):
-        return how.optimizer(groups, lr=how.lr)
-    apart = how.optimizer == "rmsprop" or groups[0]["params"][0].device.type == "mps"
-    return OPTIMIZERS[how.optimizer](groups, lr=how.lr, **({} if apart else {"fused": True}))
 
 
 def _compile(model: Model) -> None:

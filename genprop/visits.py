@@ -7,6 +7,8 @@ from torch import Tensor
 
 from genprop.data import Batch
 
+MOST = 100  # visits of an epoch, times the rows
+
 
 def visits(data: Batch, balance: float = 0.0) -> Tensor:
     """The numbers of all rows, shuffled; those that show a rare modality more than once.
@@ -18,9 +20,12 @@ def visits(data: Batch, balance: float = 0.0) -> Tensor:
 
     Args:
         data: the rows.
-        balance: the least share of the visits that show a modality, below 1, where it alone is
-            rare: of several each is reckoned by itself, and comes to less. One that no row shows
-            has none.
+        balance: the least share of the visits that show each modality, below 1. One that no row
+            shows has none.
+
+    Raises:
+        ValueError: that would take more than a hundred times as many visits as there are rows, or
+            cannot be had at all: of two modalities that no row shows together, by each half.
 
     >>> x = {"image": torch.ones(90, 1), "label": torch.ones(90, 1)}
     >>> x["label"][3:] = torch.nan
@@ -28,16 +33,33 @@ def visits(data: Batch, balance: float = 0.0) -> Tensor:
     >>> len(order), (order < 3).sum().item()
     (116, 29)
     """
-    parts = [torch.randperm(data.rows)]
-    for name in data.x if balance else ():
-        present = data.present(name)
-        mine = torch.arange(data.rows) if present is None else present.cpu().nonzero()[:, 0]
-        lacking = math.ceil((balance * data.rows - len(mine)) / (1 - balance))
-        if len(mine) and lacking > 0:
-            laps = -(-lacking // len(mine))
-            again = torch.cat([mine[torch.randperm(len(mine))] for _ in range(laps)])
-            parts.append(again[:lacking])
-    if len(parts) == 1:
-        return parts[0]
-    order = torch.cat(parts)
+    if not balance:
+        return torch.randperm(data.rows)
+    order = torch.arange(data.rows).repeat_interleave(_repeats(data, balance))
     return order[torch.randperm(len(order))]
+
+
+def _repeats(data: Batch, balance: float) -> Tensor:
+    """How often each row comes, so that every modality has its share."""
+    repeats = torch.ones(data.rows, dtype=torch.long)
+    rows = [seen.cpu().nonzero()[:, 0] for seen in map(data.present, data.x) if seen is not None]
+    shown = [mine for mine in rows if len(mine)]
+    # what one modality gains is lost to the shares of the others
+    while any([_added(repeats, mine, balance) for mine in shown]):
+        if repeats.sum() > MOST * data.rows:
+            raise ValueError(
+                f"balance={balance:g} asks for that share of the visits for each modality, which "
+                f"would take more than {MOST} visits to a row, or cannot be had at all, as rows "
+                f"that show one lack another; lower it"
+            )
+    return repeats
+
+
+def _added(repeats: Tensor, mine: Tensor, balance: float) -> bool:
+    """Repeats these rows until they are a share of all visits; whether that took anything."""
+    lacking = math.ceil((balance * repeats.sum() - repeats[mine].sum()) / (1 - balance))
+    if lacking <= 0:
+        return False
+    repeats[mine] += lacking // len(mine)
+    repeats[mine[torch.randperm(len(mine))[: lacking % len(mine)]]] += 1
+    return True

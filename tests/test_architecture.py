@@ -27,7 +27,7 @@ FACES = (
 )
 # Lowest first: a module imports from the floors below its own.
 FLOORS = (
-    ("shapes", "names", "seeds", "threads", "resampling", "convergence", "arviz_api"),
+    ("shapes", "names", "seeds", "threads", "resampling", "convergence", "arviz_api", "optimizers"),
     ("idx", "csv_table", "folders", "sentences", "holes"),
     ("tables.column_choice", "tables.multiple", "tables.ampute", "tables.calibration"),
     ("nets", "regressed", "distributions", "tables.row_noise"),

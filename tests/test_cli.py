@@ -422,11 +422,22 @@ def test_options_come_before_toml_and_toml_before_defaults(genprop: Genprop) -> 
         'hidden = [3, 2]\nunits = 8\nepochs = 1\nlatent = ["gaussian", "gaussian"]\nlr = 0.002\n'
         'patience = "none"\nskip = true\nrandom_state = 3\n'
     )
-    words = ("--config", "how.toml", "--lr", "0.004", "--no-skip", "--clip", "1")
+    words = [
+        "--config",
+        "how.toml",
+        "--lr",
+        "0.004",
+        "--no-skip",
+        "--clip",
+        "1",
+        "--weight-decay",
+        "2",
+    ]
     assert genprop("fit", "rows.csv", "--out", "model", *words).status == 0
     used = GenProp.load("model").get_params()
     expected = {"hidden": (3, 2), "units": (8,), "lr": 0.004, "skip": False, "clip": 1.0}
     expected |= {"patience": None, "random_state": 3, "latent": ("gaussian", "gaussian")}
+    expected["weight_decay"] = 2.0
     assert {name: used[name] for name in expected} == expected
     assert used["samples"] == 5
 

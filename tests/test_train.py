@@ -1,6 +1,7 @@
 """The training loop: what it promises of bounds, best weights, trouble and interruption."""
 
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -181,6 +182,31 @@ def test_clipping_bounds_each_layers_gradient():
     for layer in net.stacks["x"].layers:
         squares = [p.grad.square().sum() for p in layer.parameters() if p.grad is not None]
         assert torch.stack(squares).sum().sqrt() <= 1e-3 * 1.001
+
+
+def test_weight_decay_is_the_optimizers() -> None:
+    """One update of AdamW takes lr · λ of every parameter more away."""
+    begun, data = model(), bits()
+    plain, decayed = deepcopy(begun), deepcopy(begun)
+    for each, rate in ((plain, 0.0), (decayed, 3.0)):
+        how = {"epochs": 1, "batch_size": 64, "optimizer": "adamw", "lr": 0.01, "verbose": 0}
+        torch.manual_seed(0)
+        Trainer(**how, weight_decay=rate).fit(each, TargetPropagation(1), data)
+    for start, a, b in zip(*(m.parameters() for m in (begun, plain, decayed)), strict=True):
+        assert torch.allclose(a - b, 0.03 * start, atol=1e-6)
+
+
+def test_weight_decay_reaches_optimizers_of_the_user_only_if_asked_for() -> None:
+    told = []
+
+    def make(parameters, **how):
+        told.append(how)
+        return torch.optim.SGD(parameters, **how)
+
+    for rate in (None, 0.5):
+        how = Trainer(epochs=1, optimizer=make, weight_decay=rate, verbose=0)
+        how.fit(model(), TargetPropagation(1), bits())
+    assert told == [{"lr": 1e-3}, {"lr": 1e-3, "weight_decay": 0.5}]
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop", torch.optim.NAdam])

@@ -35,6 +35,37 @@ def test_each_modality_has_its_share_and_no_row_is_left_out(rows, labelled, bala
         assert len(order) == rows
 
 
+@given(
+    st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=40),
+    st.floats(0.01, 0.3),
+)
+def test_several_rare_modalities_have_their_share_each(shown, balance) -> None:
+    """Of three modalities, any of them missing anywhere, beside one that all rows show."""
+    shown = torch.tensor(shown)
+    x = {str(k): torch.ones(len(shown), 2) for k in range(4)}
+    for k in range(3):
+        x[str(k)][~shown[:, k]] = torch.nan
+    order = visits(Batch.of(x), balance)
+    count = order.bincount(minlength=len(shown))
+    assert (count >= 1).all()
+    assert (count[~shown.any(1)] == 1).all()
+    for k in range(3):
+        if shown[:, k].any():
+            assert shown[order, k].double().mean() >= balance - 1e-9
+
+
+@pytest.mark.parametrize("balance", [0.5, 0.8])
+def test_shares_that_cannot_be_had_together_are_refused(balance: float) -> None:
+    """Two modalities that no row shows together, beside one that most rows show alone."""
+    x = {name: torch.full((50, 1), torch.nan) for name in "ab"} | {"c": torch.ones(50, 1)}
+    x["a"][:5], x["b"][5:8] = 1.0, 1.0
+    with pytest.raises(ValueError, match=f"balance={balance} asks for that share"):
+        visits(Batch.of(x), balance)
+    order = visits(Batch.of(x), 0.45)
+    assert (order < 5).double().mean() >= 0.45
+    assert ((order >= 5) & (order < 8)).double().mean() >= 0.45
+
+
 def test_without_balance_rows_come_once_in_the_order_of_before() -> None:
     torch.manual_seed(0)
     expected = torch.randperm(50)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from genprop.credit.network import CreditNetwork
 from genprop.credit.rule import CreditRule, PreparedRule, RecallingRule, predict
+from genprop.optimizers import SCHEDULES, make_optimizer
 from genprop.rules.rule import Term
-from genprop.train import SCHEDULES, Row, Trainer, make_optimizer, start_fabric
+from genprop.train import Row, Trainer, start_fabric
 
 Callback = Callable[[CreditNetwork, CreditRule, Row], Row | None]
 """Called after every epoch; what it returns is added to the epoch's row."""
@@ -231,7 +232,9 @@ class _Descent:
 
     def __init__(self, how: Trainer, groups: list[dict[str, Any]]) -> None:
         self.how = how
-        self.optimizer = make_optimizer(how, groups) if groups else None
+        self.optimizer = None
+        if groups:
+            self.optimizer = make_optimizer(how.optimizer, groups, how.lr, how.weight_decay)
         self.schedule = SCHEDULES.get(str(how.schedule)) or how.schedule
 
     def clear(self) -> None:
