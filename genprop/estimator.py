@@ -245,8 +245,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Args:
             X: rows like those of fit, with NaN in the cells to draw.
             draws: completions of each row.
-            method: ``"sir"``, importance resampling of encoded paths; ``"gibbs"``, chains from
-                there; ``"auto"``, ten times the samples where too few count, then chains;
+            method: ``"sir"``, importance resampling of encoded paths, ``"prior"``, of the prior's;
+                ``"gibbs"``, chains from there; ``"auto"``, what finds more, then chains if needed;
                 ``"mean"`` (modes or medians of categories); ``"map"``, modes below the likeliest
                 path; or lent by near donors: values, ``"neighbours"``, or errors, ``"residuals"``.
             samples: paths from which each draw is resampled.

@@ -142,6 +142,11 @@ def _mixed(weights: Tensor, values: Tensor) -> Tensor:
 def _chosen(weights: Tensor, sample_shape: Sequence[int]) -> Tensor:
     """Components drawn with these probabilities, ``sample_shape + rows``."""
     shape, rows = torch.Size(sample_shape), weights.shape[:-1]
+    if not rows:
+        # numbers that may belong to rows (``RowNoise``), which multinomial's of one law cannot
+        below = weights.double().cumsum(-1)
+        u = torch.rand(shape, dtype=torch.double, device=weights.device) * below[-1]
+        return torch.searchsorted(below, u).clamp(max=len(weights) - 1)
     # torch.multinomial refuses to draw nothing
     n = max(1, shape.numel())
     index = torch.multinomial(weights.reshape(-1, weights.shape[-1]), n, replacement=True)

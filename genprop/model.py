@@ -309,8 +309,7 @@ class Model(Prior):
         if lifted is not None:
             above, rows = lifted
             x, log_w = above.complete(rows, draws, samples)
-            parts = torch.cat([*x.values()], -1).split([*self.widths.values()], -1)
-            return dict(zip(self.stacks, parts, strict=True)), log_w
+            return self.batch(torch.cat([*x.values()], -1)).x, log_w
         # without a layer all paths are the data itself
         paths = self.encode(batch, samples if self.has_layers else 1)
         log_w = self.log_weights(paths, batch)

@@ -50,7 +50,7 @@ FLOORS = (
     ("stack", "table"),
     ("passage", "modality_weights", "quantised", "encodings", "pyro_programs"),
     ("model",),
-    ("unseen",),
+    ("unseen", "prior_paths"),
     ("tables.not_at_random",),
     # kernels see a log-density, never a model or a prior: a flow's conditional is a chain of them
     (
@@ -66,7 +66,7 @@ FLOORS = (
     ("posterior",),
     ("priors.*", "samplers.*"),
     ("rules.*", "likelihood.*"),
-    ("progress", "codes", "validation", "visits", "tables.donors"),
+    ("progress", "codes", "validation", "visits", "tables.donors", "tables.filled"),
     ("train", "tables.imputation", "build", "prediction", "recoding"),
     ("tables.members", "beginning"),
     ("tables.imputed", "tables.hidden_modalities"),

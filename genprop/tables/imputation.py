@@ -1,7 +1,7 @@
 """Completing rows, each by randomness of its own: by paths, by chains, by donors, or by means."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,23 +13,22 @@ from genprop.conditional import Autoregressive
 from genprop.convergence import FEWEST, convergence
 from genprop.data import Batch
 from genprop.kernel import run
-from genprop.likelihood.pareto import pareto_khat
 from genprop.likelihood.parts import rows_at_once
 from genprop.model import Model
 from genprop.posterior import Posterior
 from genprop.prior import DensityPrior
+from genprop.prior_paths import complete_by_prior, has_prior_paths
 from genprop.resampling import picked, resampled
 from genprop.samplers.ascent import most_probable
 from genprop.samplers.gibbs import Gibbs
 from genprop.tables.donors import lent
+from genprop.tables.filled import LENDING, SINGLE, WAYS, Filled, together
 from genprop.tables.missingness import DRAWS
 from genprop.tables.not_at_random import COMPLETIONS, explains_holes, weigh_whole_rows
 from genprop.tables.row_noise import RowNoise, distinct, keys_of
 from genprop.unseen import Law, unseen
 
-LENDING = ("residuals", "neighbours")  # of donors
-SINGLE = ("mean", "map")  # of which a row has one
-METHODS = ("auto", "sir", "gibbs", *SINGLE, *LENDING)
+METHODS = ("auto", *WAYS)
 # worked on at a time: always as many of the same effort, so that a row's sums have the same order
 ROWS, PATHS = 64, 2**14
 FEWEST_CHAINS = 4
@@ -116,27 +115,6 @@ class How:
         return float(min(max(ENOUGH, 2 * self.draws), self.samples / 4))
 
 
-@dataclass(frozen=True)
-class Filled:
-    """Completed rows, and how far the draws can be trusted: NaN where a method does not tell.
-
-    Attributes:
-        x: for each modality whole rows ``(draws, rows, elements)``, the seen cells as they were.
-        ess: effective sample size of each row's weights.
-        khat: Pareto shape of each row's largest weights; above 0.7 they are not to be trusted.
-        acceptance: of each row's chains, the mean over moves.
-        rhat: the largest over hidden values of each row, of the chains' second halves.
-        chained: whether a row's draws come from chains.
-    """
-
-    x: dict[str, Tensor]
-    ess: Tensor
-    khat: Tensor
-    acceptance: Tensor
-    rhat: Tensor
-    chained: Tensor
-
-
 def fill(
     model: Model,
     batch: Batch,
@@ -149,9 +127,12 @@ def fill(
 
     ``"sir"`` draws K paths from Q(h | x_seen), one of them again with probability
     ∝ P(x_seen, h) / Q(h | x_seen) for each draw, and lets it send down what is not seen.
-    ``"gibbs"`` starts a chain at each such path and moves it by Gibbs sweeps with Metropolis'
-    correction. ``"auto"`` takes ten times as many paths in the rows whose weights tell that too
-    few of them count, and chains where these are too few, too.
+    ``"prior"`` draws the paths from P, and again with probability ∝ P(x_seen | h).
+    ``"gibbs"`` starts a chain at each path of ``"sir"`` and moves it by Gibbs sweeps with
+    Metropolis' correction. ``"auto"`` takes, of several modalities, for each row those paths of
+    the two kinds that find more of P(x_seen), their mean weight: where encoders miss most of what
+    a label allows, the prior does not. It takes ten times as many in the rows whose weights tell
+    that too few of them count, and chains where these are too few, too.
     ``"mean"`` averages E[x | h_1] over the K paths by their weights. ``"map"`` takes the mode of
     P(x_unseen | x_seen, ĥ), with ĥ = argmax_h log P(x_seen, h) by ascent from the best of the K
     paths, discrete levels as they are there. ``"residuals"`` and
@@ -186,28 +167,32 @@ def fill(
     keys = keys_of([*batch.x.values(), *seen], seed).to(model.like.device)
     if how.method in LENDING:
         residuals = how.method == "residuals"
-        return _unweighed(
-            lent(model, batch, how.donors, how.draws, how.neighbours, residuals, keys)
-        )
+        drawn = lent(model, batch, how.donors, how.draws, how.neighbours, residuals, keys)
+        return Filled.by(how.method, drawn)
 
     def made(how: How, rows: Tensor | slice) -> Filled:
         parts = _parts(model, batch.take(rows), how, keys[rows])
         works = ((_work(model, p, how, own, bend, unbend), count) for p, count, own in parts)
-        return _joined([_first(filled, count) for filled, count in works])
+        return together([filled.chosen(slice(count)) for filled, count in works])
 
     filled = made(how, slice(None))
     for effort in _further(model, how):
         poor = (holes & (filled.ess < how.least_ess)).nonzero().squeeze(-1)
         if len(poor):
-            filled = _replaced(filled, poor, made(effort, poor))
+            filled = filled.replaced(poor, made(effort, poor))
     return filled
 
 
 def _check(model: Model, how: How) -> None:
-    if how.method in ("gibbs", "map", *LENDING) and explains_holes(model):
+    if how.method in ("prior", "gibbs", "map", *LENDING) and explains_holes(model):
         raise ValueError(
             f"method={how.method!r} does not know why cells are missing, which this model "
             f"explains; use method='sir'"
+        )
+    if how.method == "prior" and not has_prior_paths(model):
+        raise ValueError(
+            "method='prior' weighs paths of the prior by P(x_seen | h), but a modality has no "
+            "layer here; use method='auto'"
         )
     if how.method == "map" and not model.has_layers:
         raise ValueError(
@@ -219,7 +204,7 @@ def _check(model: Model, how: How) -> None:
 def _further(model: Model, how: How) -> Iterator[How]:
     """What ``auto`` does next where too few paths count: it takes more of them, then chains."""
     if how.method == "auto":
-        yield replace(how, method="sir", samples=MORE * how.samples)
+        yield replace(how, samples=MORE * how.samples)
         if _has_chains(model) and not explains_holes(model):
             yield replace(how, method="gibbs")
 
@@ -274,8 +259,24 @@ def _work(
         if how.method == "map":
             posterior = Posterior(model, batch, smooth=False)
             peak = most_probable(posterior, how.samples)
-            return _unweighed(posterior.complete_by_mode(peak.position))
-        return _told(*model.complete(batch, how.draws, how.samples), how)
+            return Filled.by("map", posterior.complete_by_mode(peak.position))
+        return _resampled(model, batch, how)
+
+
+def _resampled(model: Model, batch: Batch, how: How) -> Filled:
+    """Draws by paths of encoders or of the prior; those of which more was expected, if asked."""
+    effort = how.draws, how.samples
+    if how.method == "prior":
+        x, log_w = complete_by_prior(model, batch, *effort)
+        return Filled.by("prior", x).weighed(log_w, how.khat)
+    x, log_w = model.complete(batch, *effort)
+    filled = Filled.by("sir", x).weighed(log_w, how.khat)
+    if how.method == "sir" or len(model.stacks) < 2 or not has_prior_paths(model):
+        return filled
+    x, log_v = complete_by_prior(model, batch, *effort)
+    better = (log_v.logsumexp(0) > log_w.logsumexp(0)).nonzero().squeeze(-1)
+    other = Filled.by("prior", x).weighed(log_v, how.khat)
+    return filled.replaced(better, other.chosen(better))
 
 
 def _weighed(
@@ -284,12 +285,12 @@ def _weighed(
     """Draws or means of whole rows, whose weights know why cells are missing."""
     found = weigh_whole_rows(model, batch, how.samples)
     if how.method != "mean":
-        return _told(found.draws(how.draws), found.log_path, how)
+        return Filled.by("sir", found.draws(how.draws)).weighed(found.log_path, how.khat)
     weights, x = found.log_w.softmax(0)[..., None], {}
     for name, drawn in found.x.items():
         seen, mean = batch.seen[name], averages(name, (weights * features(name, drawn)).sum(0))
         x[name] = (batch.x[name] if seen is None else torch.where(seen, batch.x[name], mean))[None]
-    return _told(x, found.log_path, how)
+    return Filled.by("mean", x).weighed(found.log_path, how.khat)
 
 
 def _has_chains(model: Model) -> bool:
@@ -306,15 +307,15 @@ def _chains(model: Model, batch: Batch, how: How) -> Filled:
     chains = max(how.draws, FEWEST_CHAINS)
     position = picked(start, resampled(log_w, chains))
     chain = run(Gibbs(posterior), position, draws=how.sweeps)
-    told = _told(posterior.complete(chain.draws[: how.draws, -1]), log_w, how)
+    told = Filled.by("gibbs", posterior.complete(chain.draws[: how.draws, -1]))
+    told = told.weighed(log_w, how.khat)
     rhat = torch.full_like(told.ess, torch.nan)
     if how.sweeps >= FEWEST_SWEEPS:
         found = convergence(chain.draws[:, how.sweeps // 2 :].cpu().numpy()).rhat
         worst = np.where(np.isnan(found), -np.inf, found).max(-1)
         rhat = torch.as_tensor(np.where(np.isinf(worst) & (worst < 0), np.nan, worst)).to(rhat)
     acceptance = chain.info["acceptance"].mean((0, 1)).to(told.ess)
-    every = torch.ones_like(told.chained)
-    return Filled(told.x, told.ess, told.khat, acceptance, rhat, every)
+    return replace(told, acceptance=acceptance, rhat=rhat)
 
 
 def _mean(model: Model, batch: Batch, how: How, features: Features, averages: Averages) -> Filled:
@@ -327,50 +328,7 @@ def _mean(model: Model, batch: Batch, how: How, features: Features, averages: Av
             told = found.apply(name, partial(features, name))
             value = torch.where(seen, whole, averages(name, (weights * told).sum(0)))
         x[name] = value[None]
-    return _told(x, found.log_w, how)
-
-
-def _told(x: dict[str, Tensor], log_w: Tensor, how: How) -> Filled:
-    """Completed rows with what their weights say."""
-    told = _unweighed(x)
-    ess = (1 / log_w.softmax(0).square().sum(0)).double()
-    if not how.khat:
-        return replace(told, ess=ess)
-    khat = torch.as_tensor(pareto_khat(log_w.T.cpu().double().numpy())).to(ess)
-    return replace(told, ess=ess, khat=khat)
-
-
-def _unweighed(x: dict[str, Tensor]) -> Filled:
-    """Completed rows of which nothing is told."""
-    first = next(iter(x.values()))
-    unknown = torch.full(first.shape[1:2], torch.nan, dtype=torch.double, device=first.device)
-    no = torch.zeros_like(unknown, dtype=torch.bool)
-    return Filled(x, unknown, unknown, unknown, unknown, no)
-
-
-def _replaced(filled: Filled, rows: Tensor, by: Filled) -> Filled:
-    """The same with these rows in place of its own."""
-    x = {name: value.index_copy(1, rows, by.x[name]) for name, value in filled.x.items()}
-    rest = {
-        field.name: getattr(filled, field.name).index_copy(0, rows, getattr(by, field.name))
-        for field in fields(Filled)
-        if field.name != "x"
-    }
-    return Filled(x, **rest)
-
-
-def _first(filled: Filled, count: int) -> Filled:
-    rest = {f.name: getattr(filled, f.name)[:count] for f in fields(Filled) if f.name != "x"}
-    return Filled({name: x[:, :count] for name, x in filled.x.items()}, **rest)
-
-
-def _joined(parts: list[Filled]) -> Filled:
-    rest = {
-        field.name: torch.cat([getattr(part, field.name) for part in parts])
-        for field in fields(Filled)
-        if field.name != "x"
-    }
-    return Filled({n: torch.cat([part.x[n] for part in parts], 1) for n in parts[0].x}, **rest)
+    return Filled.by("mean", x).weighed(found.log_w, how.khat)
 
 
 def _means(name: str, law: Law) -> Tensor:

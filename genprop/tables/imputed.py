@@ -14,7 +14,8 @@ from genprop.likelihood.pareto import FEWEST as FEWEST_PATHS
 from genprop.model import Model
 from genprop.seeds import seeded
 from genprop.table import Raw, checked, completed, holds_modalities
-from genprop.tables.imputation import FEWEST_SWEEPS, LENDING, SINGLE, Filled, How
+from genprop.tables.filled import LENDING, WAYS, Filled
+from genprop.tables.imputation import FEWEST_SWEEPS, How
 from genprop.tables.members import fill_together
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Imputed:
                 f"method='gibbs'."
             )
         if unknown.any():
-            methods = self.rows["method"][unknown].replace("mean", "sir")
+            methods = self.rows["method"][unknown].replace(["mean", "prior"], "sir")
             wants = (why for method, why in WANTED.items() if (methods == method).any())
             parts.append(
                 f"Whether to trust the draws of {self._some(unknown)} is not known: "
@@ -170,6 +171,5 @@ def _lines(
             column[holes] = told.cpu().numpy()
         table[name] = column
     if filled is not None:
-        plain = how.method if how.method in (*SINGLE, *LENDING) else "sir"
-        table.loc[holes, "method"] = np.where(filled.chained.cpu().numpy(), "gibbs", plain)
+        table.loc[holes, "method"] = np.asarray(WAYS)[filled.way.cpu().numpy()]
     return table

@@ -10,7 +10,8 @@ from genprop.data import Batch
 from genprop.encodings import AnyEncoding
 from genprop.model import Model
 from genprop.tables.encoding import averaged, features_of
-from genprop.tables.imputation import Filled, How, fill
+from genprop.tables.filled import Filled
+from genprop.tables.imputation import How, fill
 
 
 def fill_together(
@@ -71,12 +72,13 @@ def _worst(parts: Sequence[Filled], x: dict[str, Tensor]) -> Filled:
         found = sign * torch.where(told.isnan(), torch.inf, told).amin(0)
         return torch.where(told.isnan().all(0), torch.nan, found)
 
-    chained = torch.stack([part.chained for part in parts]).any(0)
+    # the last of all: chains where a part has them
+    way = torch.stack([part.way for part in parts]).amax(0)
     return Filled(
         x,
         least("ess", 1.0),
         least("khat", -1.0),
         least("acceptance", 1.0),
         least("rhat", -1.0),
-        chained,
+        way,
     )
