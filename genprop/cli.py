@@ -137,6 +137,7 @@ def fit(
     weights: Annotated[Text, _argument("weights")] = None,
     hide: Annotated[Text, _argument("hide")] = None,
     explain: Annotated[Switch, _argument("explain")] = None,
+    practise: Annotated[Switch, _argument("practise")] = None,
     balance: Annotated[Text, _argument("balance")] = None,
     missing: Annotated[Text, _argument("missing")] = None,
     epochs: Annotated[Text, _argument("epochs")] = None,

@@ -215,6 +215,7 @@ TRAINING = {
         NUMBER, "0.25", "Share of the rows that show only a random part of their cells."
     ),
     "explain": Argument(YES, "no", "Whether decoders explain what was hidden, too."),
+    "practise": Argument(YES, "no", "Whether rows with hidden cells teach encoders alone."),
     "balance": Argument(NUMBER, "0", "Least share of visits to rows that show each modality."),
     "missing": Argument(
         NAME,

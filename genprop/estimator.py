@@ -55,9 +55,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             ``"bernoulli"``, ``"categorical"``, ``"autoregressive"``.
         top: sizes of layers above the codes of all modalities together, whose encoder is told what
             of them is missing; with ``hidden=()`` they stand on the data itself.
-        prior: P(h_L), a ``Prior``, a ``Model`` of codes, or a name of ``genprop.build.PRIORS``;
-            ``"auto"`` is ``"gaussian"``, of several modalities ``"full"``, of discrete codes
-            ``"factorial"``.
+        prior: P(h_L), a ``Prior``, a ``Model`` of codes, or a name of ``build.PRIORS``; ``"auto"``
+            is ``"gaussian"``, of several modalities ``"full"``, of discrete codes ``"factorial"``.
         rule: credit assignment: ``"target"``, ``"difference"``, ``"long"``, ``"rws"``, ``"elbo"``,
             ``"iwae"``, ``"dreg"``, or a ``Rule``.
         samples: paths drawn for each row in training; 1 is faster and fits less well.
@@ -70,6 +69,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         weights: by modality a factor of its log-likelihood in training, which is then no bound.
         hide: share of training rows that show only some cells, for encoders to meet every pattern.
         explain: whether decoders explain what was hidden, too, which is for imputation.
+        practise: whether those rows teach encoders alone, for draws that are as sharp as the data.
         balance: least share of visits in training to rows that show each modality (``visits``).
         missing: why cells are missing: ``"mar"``, at random given what is seen; ``"mnar"``, by
             their own values, as data says (more in ``genprop.tables.missingness.MISSING``).
@@ -93,11 +93,9 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         model_: the torch ``Model``.
         history_: a DataFrame with a row an epoch: bounds and the account of KL(Q‖P) by layer.
         encodings_: for each modality how its data became numbers.
-        n_features_in_: columns of the data, of one modality.
 
     >>> X = np.array([[0.0, 1.0], [1.0, np.nan], [0.0, 1.0], [1.0, 0.0]])
-    >>> model = GenProp(hidden=(2,), epochs=1, random_state=0, verbose=0).fit(X)
-    >>> model.impute(X, draws=3).shape
+    >>> GenProp(hidden=(2,), epochs=1, random_state=0, verbose=0).fit(X).impute(X, draws=3).shape
     (3, 4, 2)
     """
 
@@ -119,6 +117,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         weights: Mapping[str, float] | None = None,
         hide: float = 0.25,
         explain: bool = False,
+        practise: bool = False,
         balance: float = 0.0,
         missing: str = "mar",
         epochs: int = 200,
@@ -152,6 +151,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.weights = weights
         self.hide = hide
         self.explain = explain
+        self.practise = practise
         self.balance = balance
         self.missing = missing
         self.epochs = epochs

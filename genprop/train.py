@@ -17,6 +17,7 @@ from genprop.model import Model
 from genprop.nets import fade, frozen
 from genprop.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule, make_optimizer
 from genprop.progress import Progress
+from genprop.rules.practice import practised
 from genprop.rules.rule import Rule, Term
 from genprop.tables.columns import variable_sizes
 from genprop.validation import mean_bound
@@ -53,6 +54,8 @@ class Trainer:
         hide: probability that a row shows only a random part of what is seen of it, the part's
             size uniform: it teaches encoders every pattern of missing cells.
         explain: whether decoders explain what was hidden from encoders, too.
+        practise: whether rows with hidden parts teach encoders alone, decoders and prior learning
+            of the same rows whole, which takes twice as long (``practised``).
         balance: least share of the visits that show each modality (``visits``).
         patience: epochs without a better validation bound before it stops, or None.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
@@ -70,6 +73,7 @@ class Trainer:
     clip: float | None = None
     hide: float = 0.0
     explain: bool = False
+    practise: bool = False
     balance: float = 0.0
     patience: int | None = 20
     device: str = "auto"
@@ -220,12 +224,10 @@ class _Run:
     def _update(self, index: Tensor, epochs_done: float) -> dict[str, Tensor]:
         """One step of the optimizer on one mini-batch."""
         batch = self.data.take(index.to(self.fabric.device))
-        if self.how.hide:
-            batch = batch.hide(self.how.hide, self.variables, self.how.explain)
         self.optimizer.zero_grad()
         account: dict[str, Tensor] = {}
         with self.fabric.autocast():
-            for term in self.rule(self.model, batch):
+            for term in self._terms(batch):
                 self._backward(term)
                 account.update(term.account)
         self._clip()
@@ -234,6 +236,15 @@ class _Run:
             group["lr"] = self.how.lr * self.damping * factor
         self.stepper.step()
         return account
+
+    def _terms(self, batch: Batch) -> Iterator[Term]:
+        how = self.how
+        if not how.hide:
+            return self.rule(self.model, batch)
+        hidden = batch.hide(how.hide, self.variables, how.explain)
+        if how.practise:
+            return practised(self.rule, self.model, batch, hidden)
+        return self.rule(self.model, hidden)
 
     def _backward(self, term: Term) -> None:
         if term.parts and term.value.requires_grad:
