@@ -8,7 +8,9 @@ quadrants  MNIST, its pixels drawn as zeros and ones with their grey values as p
 labels     MNIST at half ink and the digits' labels as two modalities, 100, 1,000 and all labels
            known: accuracy of P(label | image) beside a perceptron of the same units that learns
            from the labelled rows by as many updates; coherence, the share of images drawn given
-           a label in which a forest, fitted on other rows, finds it.
+           a label in which a forest, fitted on other rows, finds it (*reader*: in real images);
+           *taught*, how many real digits a forest reads that is fitted to the drawn ones alone,
+           which images that are all alike do not teach (Ravuri, Vinyals, 2019).
 halves     The right half of digits and of Caltech's silhouettes given the left one: energy score
            of 20 draws, wrong pixels of the best of them, squared error of their mean, and -log P,
            beside the answer of the nearest training row.
@@ -50,6 +52,7 @@ COLUMNS = {
     "supervised": "supervised",
     "coherence": "coherence",
     "reader": "reader",
+    "taught": "taught",
     "energy": "energy",
     "best": "best of 20",
     "mean": "mean",

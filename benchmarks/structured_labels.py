@@ -24,6 +24,8 @@ CLASSES = 10
 SETTINGS: dict[str, Any] = {
     **IMAGES,
     "visible": {"image": "bernoulli", "label": "categorical"},
+    "top": (16,),
+    "practise": True,  # or a label alone stands for the mean of its class, and is drawn so
     "prior": "denoising",  # codes of one class lie together, apart from those of the others
 }
 # of 784 pixels and one label, the code would be told of the pixels alone; few labels are met often
@@ -106,6 +108,7 @@ def measure(labelled: int, rows: Rows, reader: Classifier, effort: Effort) -> re
         "accuracy": float((told.astype(int) == label).mean()),
         "supervised": float((beside == label).mean()),
         "coherence": float(agreement(images, wanted, reader).mean()),
+        "taught": taught_by(images, rows.test),
     }
     report.tell(f"{setting(labelled)}: {found}")
     return {
@@ -136,9 +139,7 @@ def with_labels(labels: Array, count: int) -> Array:
 def drawn_images(model: GenProp, draws: int) -> Array:
     """Images drawn given each label, ``(draws, classes, pixels)``."""
     given = {"label": np.arange(float(CLASSES))}
-    # chains, which 100 draws of a row ask for otherwise, take minutes
-    drawn = model.impute(given, draws=draws, method="sir", random_state=0)
-    return np.asarray(drawn["image"])
+    return np.asarray(model.sample(draws, given=given, random_state=0)["image"])
 
 
 def supervised(x: Array, y: Array, updates: int, batch: int) -> MLP:
@@ -156,6 +157,13 @@ def supervised(x: Array, y: Array, updates: int, batch: int) -> MLP:
         adam.step()
         schedule.step()
     return net
+
+
+def taught_by(images: Array, test: tuple[Array, Array]) -> float:
+    """How many real digits a classifier reads that was fitted to drawn ones."""
+    labels = np.tile(np.arange(CLASSES), len(images))
+    told = fitted_classifier(images.reshape(len(labels), -1), labels).predict(test[0])
+    return float((told == test[1]).mean())
 
 
 def reader_of(rows: Rows) -> tuple[Classifier, float]:

@@ -133,6 +133,23 @@ def test_labels_are_hidden_evenly_over_classes() -> None:
     assert np.array_equal(structured_labels.with_labels(labels, 0), labels)
 
 
+def test_drawn_images_teach_what_they_show() -> None:
+    """Images of their class teach a reader; one image of each for all draws, and noise, do not."""
+    rng = np.random.default_rng(0)
+    ink = np.where(np.arange(784) % 10 == np.arange(10)[:, None], 0.5, 0.1)
+
+    def images(draws: int) -> np.ndarray:
+        return (rng.random((draws, 10, 784)) < ink).astype("f4")
+
+    test = images(20).reshape(-1, 784), np.tile(np.arange(10), 20)
+    alike = np.repeat(images(1), 20, 0)
+    noise = (rng.random((20, 10, 784)) < 0.1).astype("f4")
+    found = [structured_labels.taught_by(x, test) for x in (images(20), alike, noise)]
+    assert found[0] > 0.95
+    assert found[0] > found[1] + 0.1
+    assert found[2] < 0.3
+
+
 def test_the_contender_is_chosen_by_rows_kept_for_it_and_not_by_test_rows() -> None:
     head = {"part": "quadrants", "setting": "3 given"}
     rows = [

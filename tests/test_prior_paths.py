@@ -114,3 +114,17 @@ def test_a_modality_without_a_layer_has_no_paths_of_the_prior() -> None:
         fill(model, zoo.batch(model), How("prior"), 0)
     # and auto takes those of encoders
     assert (fill(model, zoo.batch(model, holes=True), How(samples=20), 0).way != 1).all()
+
+
+def test_rows_of_which_some_paths_of_the_prior_count_need_no_chains() -> None:
+    model = led_away(sure=-3.0)
+    above = model.prior
+    assert isinstance(above, Model)
+    with torch.no_grad():  # a label that few codes have, and these always
+        weight, bias = list(dict(above.named_stacks())["x"][0].decoder.parameters())[-2:]
+        weight[0] *= 20.0
+        bias[0] -= 40.0
+    how = How("auto", draws=100, samples=200, khat=False)
+    found = fill(model, only_y_first(), how, 0)
+    assert 10 <= found.ess[1] < how.least_ess
+    assert WAYS[int(found.way[1])] == "prior"

@@ -177,7 +177,7 @@ def fill(
 
     filled = made(how, slice(None))
     for effort in _further(model, how):
-        poor = (holes & (filled.ess < how.least_ess)).nonzero().squeeze(-1)
+        poor = (holes & (filled.ess < _needed(filled, how, effort))).nonzero().squeeze(-1)
         if len(poor):
             filled = filled.replaced(poor, made(effort, poor))
     return filled
@@ -199,6 +199,18 @@ def _check(model: Model, how: How) -> None:
             "method='map' looks for the most probable hidden values, but this model has no layer; "
             "use method='mean'"
         )
+
+
+def _needed(filled: Filled, how: How, effort: How) -> Tensor:
+    """The effective paths below which a row is to have that further effort.
+
+    Chains begin at encoders' paths: where those of the prior found more, and some of them count,
+    they stay.
+    """
+    needed = torch.full_like(filled.ess, how.least_ess)
+    if effort.method == "gibbs":
+        needed[filled.way == WAYS.index("prior")] = min(how.least_ess, ENOUGH)
+    return needed
 
 
 def _further(model: Model, how: How) -> Iterator[How]:
