@@ -1,5 +1,6 @@
 """Completing rows, each by randomness of its own: by paths, by chains, by donors, or by means."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +35,7 @@ ROWS, PATHS = 64, 2**14
 FEWEST_CHAINS = 4
 FEWEST_SWEEPS = 2 * FEWEST - 1  # of which the second half tells an R-hat
 ENOUGH = 10  # effective paths, of which a draw is one
+MISSED = 2  # times as much of P(x_seen) as encoders' paths find, the prior's are taken
 MORE = 10  # times as many paths where they are too few
 
 Features = Callable[[str, Law], Tensor]
@@ -129,10 +131,11 @@ def fill(
     ∝ P(x_seen, h) / Q(h | x_seen) for each draw, and lets it send down what is not seen.
     ``"prior"`` draws the paths from P, and again with probability ∝ P(x_seen | h).
     ``"gibbs"`` starts a chain at each path of ``"sir"`` and moves it by Gibbs sweeps with
-    Metropolis' correction. ``"auto"`` takes, of several modalities, for each row those paths of
-    the two kinds that find more of P(x_seen), their mean weight: where encoders miss most of what
-    a label allows, the prior does not. It takes ten times as many in the rows whose weights tell
-    that too few of them count, and chains where these are too few, too.
+    Metropolis' correction. ``"auto"`` takes, of several modalities, the prior's paths in the rows
+    of which more of them count, or whose mean weight, an estimate of P(x_seen), is twice that of
+    encoders' paths: these may miss most of what a label allows, the prior does not. It takes ten
+    times as many in the rows whose weights tell that too few of them count, and chains where these
+    are too few, too.
     ``"mean"`` averages E[x | h_1] over the K paths by their weights. ``"map"`` takes the mode of
     P(x_unseen | x_seen, ĥ), with ĥ = argmax_h log P(x_seen, h) by ascent from the best of the K
     paths, discrete levels as they are there. ``"residuals"`` and
@@ -286,8 +289,9 @@ def _resampled(model: Model, batch: Batch, how: How) -> Filled:
     if how.method == "sir" or len(model.stacks) < 2 or not has_prior_paths(model):
         return filled
     x, log_v = complete_by_prior(model, batch, *effort)
-    better = (log_v.logsumexp(0) > log_w.logsumexp(0)).nonzero().squeeze(-1)
     other = Filled.by("prior", x).weighed(log_v, how.khat)
+    missed = log_v.logsumexp(0) - log_w.logsumexp(0) > math.log(MISSED)
+    better = (missed | (other.ess > filled.ess)).nonzero().squeeze(-1)
     return filled.replaced(better, other.chosen(better))
 
 
