@@ -213,7 +213,8 @@ def impute(
     fit: Annotated[bool, typer.Option("--fit", help="Fit a model to the rows first.")] = False,
     draws: Annotated[int, typer.Option(min=1, help="Completions of each row.")] = 5,
     method: Annotated[
-        str, typer.Option(help="auto, sir, gibbs, mean, map, or of donors residuals or neighbours.")
+        str,
+        typer.Option(help="auto, sir, prior, gibbs, mean, map; by donors residuals, neighbours."),
     ] = "auto",
     samples: Annotated[
         int, typer.Option(min=1, help="Paths from which each draw is resampled.")

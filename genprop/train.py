@@ -320,6 +320,8 @@ def _check(how: Trainer) -> None:
         raise ValueError(f"weight_decay must not be negative, but is {how.weight_decay!r}")
     if not 0 <= how.hide <= 1:
         raise ValueError(f"hide is a probability between 0 and 1, but is {how.hide!r}")
+    if how.practise and not how.hide:
+        raise ValueError("encoders practise on hidden parts, but hide=0 hides none; set hide=0.25")
     if not 0 <= how.balance < 1:
         raise ValueError(f"balance is a share from 0 to below 1, but is {how.balance!r}")
     if how.patience is not None and how.patience < 1:

@@ -253,6 +253,7 @@ def test_bad_data_is_refused_in_a_sentence(X, message):
         ({"hide": 2.0}, "probability"),
         ({"clip": 0.0}, "clip must be"),
         ({"weight_decay": -1.0}, "weight_decay must not be negative"),
+        ({"practise": True, "hide": 0.0}, "hide=0 hides none"),
         ({"patience": 0}, "patience must be"),
         ({"validation": 1.0}, "share held out"),
         ({"activation": "magic"}, "activation must be"),
