@@ -34,6 +34,7 @@ SIDE = structured_quadrants.SIDE
 SETTINGS = {
     "settings": {
         "labels": structured_labels.SETTINGS,
+        "labels, contenders": structured_labels.CONTENDERS,
         "all labels": structured_labels.ALL,
         "few labels": structured_labels.FEW,
         "halves": structured_halves.SETTINGS,
@@ -109,8 +110,9 @@ def names() -> list[str]:
         for name in structured_quadrants.CONTENDERS
     ]
     found += [
-        f"labels, {structured_labels.setting(count)}, joint code"
+        f"labels, {structured_labels.setting(count)}, {name}"
         for count in structured_labels.LABELS
+        for name in structured_labels.CONTENDERS
     ]
     return found + [
         f"halves, {each}, {name}"
@@ -153,9 +155,9 @@ def labels(
     if runs:
         rows = structured_labels.read(arguments.data, effort)
         reader, accuracy = structured_labels.reader_of(rows)
-        for _, text, _ in runs:
+        for _, text, name in runs:
             known = 0 if text.startswith("all") else int(text.split()[0])
-            row = structured_labels.measure(known, rows, reader, effort)
+            row = structured_labels.measure(name, known, rows, reader, effort)
             yield {**row, "reader": accuracy}
 
 

@@ -24,9 +24,12 @@ CLASSES = 10
 SETTINGS: dict[str, Any] = {
     **IMAGES,
     "visible": {"image": "bernoulli", "label": "categorical"},
-    "top": (16,),
-    "practise": True,  # or a label alone stands for the mean of its class, and is drawn so
     "prior": "denoising",  # codes of one class lie together, apart from those of the others
+}
+CONTENDERS: dict[str, dict[str, Any]] = {
+    "joint code": {},
+    # or codes of a label alone stand for the mean of its class, and are drawn so
+    "practised joint code": {"top": (16,), "practise": True},
 }
 # of 784 pixels and one label, the code would be told of the pixels alone; few labels are met often
 # instead, or what is drawn by a label alone would hardly be practised
@@ -85,11 +88,13 @@ def read(folder: Path | None, effort: Effort) -> Rows:
     return Rows((x[:n], y[:n]), (x[-m:], y[-m:]), (test[: effort.test], labels[: effort.test]))
 
 
-def measure(labelled: int, rows: Rows, reader: Classifier, effort: Effort) -> report.Row:
+def measure(
+    contender: str, labelled: int, rows: Rows, reader: Classifier, effort: Effort
+) -> report.Row:
     """One model and one supervised net, of the same labels and as many updates."""
     shown = with_labels(rows.train[1], labelled)
     start = time.perf_counter()
-    settings = {**SETTINGS, **(FEW if labelled else ALL)}
+    settings = {**SETTINGS, **(FEW if labelled else ALL), **CONTENDERS[contender]}
     model = GenProp(**settings, epochs=effort.epochs, batch_size=effort.batch, random_state=0)
     model.fit({"image": rows.train[0], "label": shown})
     fitted = time.perf_counter() - start
@@ -110,11 +115,11 @@ def measure(labelled: int, rows: Rows, reader: Classifier, effort: Effort) -> re
         "coherence": float(agreement(images, wanted, reader).mean()),
         "taught": taught_by(images, rows.test),
     }
-    report.tell(f"{setting(labelled)}: {found}")
+    report.tell(f"{contender}, {setting(labelled)}: {found}")
     return {
         "part": "labels",
         "setting": setting(labelled),
-        "contender": "joint code",
+        "contender": contender,
         **found,
         "updates": updates,
         "minutes": fitted / 60,
@@ -176,7 +181,7 @@ def judge(rows: Sequence[report.Row]) -> list[report.Row]:
     """Accuracy beside the supervised net's."""
     bars = []
     for row in (row for row in rows if row["part"] == "labels"):
-        name = f"accuracy of P(label | image), {row['setting']}"
+        name = f"accuracy of P(label | image), {row['contender']}, {row['setting']}"
         holds = row["accuracy"] >= row["supervised"]
         bars.append(
             report.bar(name, row["accuracy"], f">= {row['supervised']:.4f} (supervised)", holds)
