@@ -19,8 +19,7 @@ def _begins_under_gaussian(model: Model, prior: object) -> bool:
     Its kernels, or its noise, are as wide as the codes are uncertain. Of few rows and several codes
     both widen each other from the start, until no code says anything of its row or of the others.
     """
-    learned = any(len(stack.layers) for _, stack in model.named_stacks())
-    return prior in LATER and learned and len(model.sizes) > 1
+    return prior in LATER and not model.bare and len(model.sizes) > 1
 
 
 def fit_by_prior(

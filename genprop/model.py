@@ -91,6 +91,11 @@ class Model(Prior):
         return self.named_stacks() + above
 
     @property
+    def bare(self) -> bool:
+        """Whether no stack has a layer, whatever the prior: the code is the data itself."""
+        return not any(len(stack.layers) for _, stack in self.named_stacks())
+
+    @property
     def has_layers(self) -> bool:
         """Whether any stack, here or in a prior that is a model, has a layer."""
         return any(len(stack.layers) for _, stack in self.all_stacks())
@@ -176,7 +181,7 @@ class Model(Prior):
     def lifted(self, batch: Batch) -> "tuple[Model, Batch] | None":
         """The prior and the same rows as its data, where it is a model and no stack has a layer."""
         above = self.prior
-        if not isinstance(above, Model) or any(len(s.layers) for _, s in self.named_stacks()):
+        if not isinstance(above, Model) or not self.bare:
             return None
         code, known = (
             torch.cat([*batch.x.values()], -1),

@@ -10,10 +10,9 @@ from genprop.resampling import picked, resampled
 
 def has_prior_paths(model: Model) -> bool:
     """Whether every modality is drawn from a code, so that P(x | h) weighs what is seen of it."""
-    stacks = [stack for _, stack in model.named_stacks()]
-    if isinstance(model.prior, Model) and not any(len(stack.layers) for stack in stacks):
+    if isinstance(model.prior, Model) and model.bare:
         return has_prior_paths(model.prior)
-    return all(len(stack.layers) for stack in stacks)
+    return all(len(stack.layers) for _, stack in model.named_stacks())
 
 
 @torch.no_grad()

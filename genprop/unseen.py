@@ -193,7 +193,7 @@ def unseen(model: Model, batch: Batch, samples: int) -> Unseen:
     >>> unseen(model, Batch.of(torch.ones(3, 4), nothing), 5).draw("x").shape
     torch.Size([5, 3, 4])
     """
-    deep = any(len(stack.layers) for _, stack in model.named_stacks())
+    deep = not model.bare
     if not isinstance(model.prior, Model):
         paths = model.encode(batch, samples)
         below = model.absent(batch, paths, mean=True)

@@ -48,7 +48,7 @@ class Filled:
 
     def weighed(self, log_w: Tensor, khat: bool) -> "Filled":
         """The same with what log-weights ``(samples, rows)`` say, their Pareto shape if asked."""
-        ess = (1 / log_w.softmax(0).square().sum(0)).double()
+        ess = effective(log_w)
         if not khat:
             return replace(self, ess=ess)
         shape = torch.as_tensor(pareto_khat(log_w.T.cpu().double().numpy())).to(ess)
@@ -67,6 +67,15 @@ class Filled:
 
 
 _TOLD = [field.name for field in fields(Filled) if field.name != "x"]
+
+
+def effective(log_w: Tensor) -> Tensor:
+    """The effective sample size of each row's log-weights ``(samples, rows)``.
+
+    >>> effective(torch.tensor([[0.0, 0.0], [0.0, -torch.inf]]))
+    tensor([2., 1.], dtype=torch.float64)
+    """
+    return (1 / log_w.softmax(0).square().sum(0)).double()
 
 
 def together(parts: Sequence[Filled]) -> Filled:

@@ -23,7 +23,7 @@ from genprop.resampling import picked, resampled
 from genprop.samplers.ascent import most_probable
 from genprop.samplers.gibbs import Gibbs
 from genprop.tables.donors import lent
-from genprop.tables.filled import LENDING, SINGLE, WAYS, Filled, together
+from genprop.tables.filled import LENDING, SINGLE, WAYS, Filled, effective, together
 from genprop.tables.missingness import DRAWS
 from genprop.tables.not_at_random import COMPLETIONS, explains_holes, weigh_whole_rows
 from genprop.tables.row_noise import RowNoise, distinct, keys_of
@@ -207,8 +207,8 @@ def _check(model: Model, how: How) -> None:
 def _needed(filled: Filled, how: How, effort: How) -> Tensor:
     """The effective paths below which a row is to have that further effort.
 
-    Chains begin at encoders' paths: where those of the prior found more, and some of them count,
-    they stay.
+    Chains begin at encoders' paths: where those of the prior serve better, and some of them count,
+    these stay.
     """
     needed = torch.full_like(filled.ess, how.least_ess)
     if effort.method == "gibbs":
@@ -279,20 +279,21 @@ def _work(
 
 
 def _resampled(model: Model, batch: Batch, how: How) -> Filled:
-    """Draws by paths of encoders or of the prior; those of which more was expected, if asked."""
+    """Draws by paths of encoders or of the prior; of ``"auto"``, by those that serve better."""
     effort = how.draws, how.samples
     if how.method == "prior":
         x, log_w = complete_by_prior(model, batch, *effort)
         return Filled.by("prior", x).weighed(log_w, how.khat)
     x, log_w = model.complete(batch, *effort)
-    filled = Filled.by("sir", x).weighed(log_w, how.khat)
+    filled = Filled.by("sir", x)
     if how.method == "sir" or len(model.stacks) < 2 or not has_prior_paths(model):
-        return filled
+        return filled.weighed(log_w, how.khat)
     x, log_v = complete_by_prior(model, batch, *effort)
-    other = Filled.by("prior", x).weighed(log_v, how.khat)
     missed = log_v.logsumexp(0) - log_w.logsumexp(0) > math.log(MISSED)
-    better = (missed | (other.ess > filled.ess)).nonzero().squeeze(-1)
-    return filled.replaced(better, other.chosen(better))
+    better = missed | (effective(log_v) > effective(log_w))
+    rows = better.nonzero().squeeze(-1)
+    filled = filled.replaced(rows, Filled.by("prior", x).chosen(rows))
+    return filled.weighed(torch.where(better, log_v, log_w), how.khat)
 
 
 def _weighed(

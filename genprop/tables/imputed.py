@@ -145,7 +145,7 @@ def impute_rows(
             x[:, holes] = filled.x[name]
         exact = how.method == "mean"
         draws[name] = completed(decoded(encodings[name], x, exact), raw)
-    return draws, _lines(raws, filled, how, holes.cpu().numpy())
+    return draws, _lines(raws, filled, holes.cpu().numpy())
 
 
 def _holes(raws: Mapping[str, Raw]) -> NDArray[np.int64]:
@@ -155,7 +155,7 @@ def _holes(raws: Mapping[str, Raw]) -> NDArray[np.int64]:
 
 
 def _lines(
-    raws: Mapping[str, Raw], filled: Filled | None, how: How, holes: NDArray[np.bool_]
+    raws: Mapping[str, Raw], filled: Filled | None, holes: NDArray[np.bool_]
 ) -> "pd.DataFrame":
     import pandas as pd
 
