@@ -151,6 +151,14 @@ class LocationScale(Continuous, ABC):
     def total(self, x: Elements) -> PerRow:
         return self.standard_total((x - self.loc) / self.scale) - self._log_volume
 
+    def log_prob(self, value: Elements, seen: Seen | None = None) -> PerRow:
+        if seen is None:
+            return self.total(value)
+        z = torch.where(seen, value - self.loc, 0) / self.scale
+        at_zero = self.standard(torch.zeros_like(self.scale))  # what unseen elements would count
+        outside = torch.where(seen, self.scale.log(), at_zero).sum(-1)
+        return self.standard_total(z) - outside
+
     def entropy(self) -> PerRow:
         constant = self.standard_entropy * self.loc.shape[-1]
         return (self._log_volume + constant).expand(self.loc.shape[:-1])

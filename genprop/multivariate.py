@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution
 
 from genprop.distributions import (
@@ -81,7 +82,7 @@ class JointNormal(Continuous):
         return self.loc + times(self.scale_tril, noise)
 
     def entropy(self) -> PerRow:
-        volume: Tensor = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        volume = _log_det(self.scale_tril)
         return (volume + self.loc.shape[-1] * (0.5 + HALF_LOG_2PI)).expand(self.batch_shape)
 
     def log_prob(self, value: Elements, seen: Seen | None = None) -> PerRow:
@@ -92,7 +93,10 @@ class JointNormal(Continuous):
         roots = self.by_pattern(
             seen, lambda patterns: torch.linalg.cholesky(self._seen_block(patterns))
         )
-        return roots.apply(_log_density, away) - seen.to(away).sum(-1) * HALF_LOG_2PI
+        with torch.no_grad():
+            pull = roots.apply(_pulled, away)
+        misfit: Tensor = _Misfit.apply(away, self.covariance, pull)  # type: ignore[no-untyped-call]
+        return -0.5 * misfit - roots.log_det() - seen.to(away).sum(-1) * HALF_LOG_2PI
 
     def smoothed(self, scale: Scale) -> "JointNormal":
         """The law of x + scale·ε, ε ~ N(0, I)."""
@@ -155,10 +159,14 @@ class ByPattern(NamedTuple):
     @property
     def each(self) -> Tensor:
         """Those of all rows, one beside the other."""
-        return self.every[(self.which, *places(self.batch, self.which.device))]
+        return self._by_row(self.every)
+
+    def log_det(self) -> Tensor:
+        """Log of their determinants, where they are triangular."""
+        return self._by_row(_log_det(self.every))
 
     def apply(self, function: Callable[[Tensor, Tensor], Tensor], vectors: Tensor) -> Tensor:
-        """A function of matrices and vectors ``(…, *rows, elements)``.
+        """A function of matrices and vectors ``(…, *rows, *batch, elements)``.
 
         Where a matrix for each row would be too much it goes pattern by pattern; what comes out is
         the same, up to rounding.
@@ -167,15 +175,19 @@ class ByPattern(NamedTuple):
             function: broadcasts a matrix over all vectors that share it.
             vectors: one for each row and law, in any number of draws.
         """
-        numbers = self.which.numel() * self.every.shape[-1] ** 2
-        if self.batch or self.which.ndim != 1 or numbers <= NUMBERS_AT_ONCE:
+        along = vectors.ndim - len(self.batch) - 2
+        by_row = vectors.shape[max(along, 0) :][:1] + torch.Size([1] * len(self.batch))
+        numbers = self.which.numel() * self.every.shape[1:].numel()
+        if self.which.shape != by_row or numbers <= NUMBERS_AT_ONCE:
             return function(self.each, vectors)
-        vectors = vectors.expand(*vectors.shape[:-2], len(self.which), vectors.shape[-1])
-        order = self.which.argsort(stable=True)
-        parts = vectors[..., order, :].split(self.which.bincount().tolist(), -2)
+        which = self.which.flatten()
+        order = which.argsort(stable=True)
+        parts = vectors.index_select(along, order).split(which.bincount().tolist(), along)
         made = [function(m, part) for m, part in zip(self.every, parts, strict=True)]
-        along = vectors.ndim - 2
         return torch.cat(made, along).index_select(along, order.argsort())
+
+    def _by_row(self, every: Tensor) -> Tensor:
+        return every[(self.which, *places(self.batch, self.which.device))]
 
 
 class JointNormalGiven(Distribution):
@@ -260,5 +272,39 @@ def _solved(matrix: Tensor, vectors: Tensor, upper: bool = False) -> Tensor:
 def _log_density(tril: Tensor, away: Tensor) -> Tensor:
     """Log N(away; 0, L Lᵀ) but for ½ log 2π an element."""
     misfit: Tensor = -0.5 * _solved(tril, away).square().sum(-1)
-    log_det: Tensor = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return misfit - log_det
+    return misfit - _log_det(tril)
+
+
+def _log_det(tril: Tensor) -> Tensor:
+    """Log of a triangular matrix's determinant."""
+    found: Tensor = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return found
+
+
+def _pulled(tril: Tensor, away: Tensor) -> Tensor:
+    """(L Lᵀ)⁻¹ away."""
+    return _solved(tril.mT, _solved(tril, away), upper=True)
+
+
+class _Misfit(torch.autograd.Function):
+    """awayᵀ Σ_seen⁻¹ away, of ``pull`` = Σ_seen⁻¹ away, zero where nothing is seen.
+
+    Its gradient in Σ is -pull pullᵀ whatever is seen, so that no row needs a matrix of its own. It
+    cannot be differentiated twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, away: Tensor, covariance: Tensor, pull: Tensor) -> Tensor:
+        ctx.save_for_backward(covariance, pull)
+        ctx.shape = away.shape
+        return (away * pull).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        covariance, pull = ctx.saved_tensors
+        weighed = pull * grad[..., None]
+        rows = pull.shape[: pull.ndim + 1 - covariance.ndim]
+        left, right = (x.reshape(rows.numel(), *x.shape[len(rows) :]) for x in (weighed, pull))
+        squares = left.movedim(0, -1) @ right.movedim(0, -2)
+        return (2 * weighed).sum_to_size(ctx.shape), -squares.sum_to_size(covariance.shape), None

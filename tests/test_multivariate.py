@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from genprop import multivariate
 from genprop.distributions import IndependentNormal
 from genprop.multivariate import JointNormal
 
@@ -139,3 +140,45 @@ def test_parameters_make_the_law_anew() -> None:
     law, x = batch((LAWS,), (LAWS,)), zoo.randn(5, 1, ELEMENTS)
     picked = law.with_parameters(*(p[[2, 0]] for p in law.parameters))
     torch.testing.assert_close(picked.log_prob(x), law.log_prob(x)[:, [2, 0]])
+
+
+@pytest.mark.parametrize(("loc", "tril", "shape"), SHAPES)
+@pytest.mark.parametrize("rows", [(), (0,), (5,), (3, 5)])
+@pytest.mark.parametrize("at_once", [0, 2**22], ids=["by pattern", "at once"])
+def test_the_marginals_gradient_is_that_of_finite_differences(
+    loc: tuple[int, ...],
+    tril: tuple[int, ...],
+    shape: tuple[int, ...],
+    rows: tuple[int, ...],
+    at_once: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(multivariate, "NUMBERS_AT_ONCE", at_once)
+    law = batch(loc, tril)
+    leaves = [p.clone().requires_grad_() for p in law.parameters]
+    x = zoo.randn(*rows, *[1] * len(shape), ELEMENTS).requires_grad_()
+    seen = torch.rand(x.shape) < 0.6
+
+    def marginal(x: Tensor, *parameters: Tensor) -> Tensor:
+        return law.with_parameters(*parameters).log_prob(x, seen)
+
+    assert torch.autograd.gradcheck(marginal, (x, *leaves))
+
+
+def test_a_second_derivative_of_a_marginal_is_refused() -> None:
+    law, x = batch((), ()), zoo.randn(5, ELEMENTS).requires_grad_()
+    marginal = law.log_prob(x, MASKS[-1:]).sum()
+    (once,) = torch.autograd.grad(marginal, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        torch.autograd.grad(once.sum(), x)
+
+
+def test_full_covariances_need_no_matrix_for_every_row_and_law() -> None:
+    elements, laws, rows = 24, 8, 4096
+    law = JointNormal(zoo.randn(laws, elements), triangular(laws, elements=elements))
+    x, seen = zoo.randn(rows, 1, elements), zoo.patterns(elements=2)[torch.arange(rows) % 4]
+    x, mask = x.requires_grad_(), seen.repeat(1, elements // 2)[:, None]
+    with torch.profiler.profile(profile_memory=True) as profiled:
+        law.log_prob(x, mask).sum().backward()
+    largest = max(event.self_cpu_memory_usage for event in profiled.events())
+    assert largest <= 2 * rows * laws * elements * x.element_size()
