@@ -124,18 +124,22 @@ def learn_correlations(model: Model, batch: Batch, hide: float) -> None:
     model.eval()
     batch = batch.take(slice(None, None, max(1, batch.rows // MOST)))
     batch = batch.to(model.like.device, model.like.dtype)
-    errors: dict[CorrelatedGaussian, list[tuple[Tensor, Tensor]]] = {}
+    found: dict[CorrelatedGaussian, list[tuple[Tensor, Tensor]]] = {}
     for start in range(0, batch.rows, ROWS):
         part = batch.take(slice(start, start + ROWS))
+        passes: dict[CorrelatedGaussian, list[tuple[Tensor, Tensor]]] = {}
         for _ in range(ROUNDS):
             for passage in climb(model, part.hide(hide, explain=True), torch.Size()):
                 family, seen = passage.layer.decoder.family, passage.seen
                 if isinstance(family, CorrelatedGaussian) and not frozen(family):
                     error = passage.below - passage.p.mean
                     mask = torch.ones_like(error, dtype=torch.bool) if seen is None else seen
-                    errors.setdefault(family, []).append((error, mask))
-    for family, pairs in errors.items():
-        family.learn(torch.cat([e for e, _ in pairs]), torch.cat([m for _, m in pairs]))
+                    passes.setdefault(family, []).append((error, mask))
+        for family, made in passes.items():
+            errors, masks = (torch.stack(each) for each in zip(*made, strict=True))
+            found.setdefault(family, []).append((errors, masks))
+    for family, parts in found.items():
+        family.learn(*(torch.cat(each, 1) for each in zip(*parts, strict=True)))
 
 
 def build_prior(prior: str | Prior, stacks: Stacks, visible: Mapping[str, Family]) -> Prior:
@@ -322,6 +326,12 @@ def _denoising(tops: Tops) -> Prior:
     return DenoisingPrior(tops.elements, parts=sizes if len(sizes) > 1 else None)
 
 
+def _mixture(tops: Tops) -> Prior:
+    """Which of K diagonal Gaussians it is tells log K nats of one modality to another, no more."""
+    covariance = "full" if len(tops.families) > 1 else "diagonal"
+    return MixturePrior(tops.elements, COMPONENTS, covariance)
+
+
 def _flow(name: str, tops: Tops) -> Prior:
     return FlowPrior(tops.elements, name)
 
@@ -333,7 +343,7 @@ BUILDERS: dict[str, Callable[[Tops], Prior]] = {
     "factorial": lambda tops: FactorialPrior(_units(tops.families)),
     "logistic": lambda tops: FactorialPrior(Logistic(tops.elements)),
     "autoregressive": lambda tops: AutoregressivePrior(tops.elements),
-    "mixture": lambda tops: MixturePrior(tops.elements, COMPONENTS),
+    "mixture": _mixture,
     "vamp": _vamp,
     "parzen": lambda tops: ParzenPrior(tops.elements),
     "denoising": _denoising,

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 import zoo
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from genprop import multivariate
-from genprop.correlated import CorrelatedGaussian, Shares, best_shares, correlations
+from genprop import build, multivariate
+from genprop.correlated import CorrelatedGaussian, Rows, best_trust, cleaned, trusted
 from genprop.data import Batch
 from genprop.distributions import IndependentNormal
 from genprop.estimator import GenProp
@@ -26,18 +28,19 @@ def errors(rows: int, sigma: torch.Tensor, seed: int = 0) -> torch.Tensor:
     return zoo.randn(rows, 5) @ torch.linalg.cholesky(sigma).mT
 
 
-def alike() -> torch.Tensor:
-    block = torch.tensor([0, 0, 0, 1, 1])
-    return (block[:, None] == block).double()
+BLOCK = torch.arange(len(SIZES)).repeat_interleave(torch.tensor(SIZES))
+
+
+def whole(z: torch.Tensor) -> Rows:
+    """One pass of rows without holes."""
+    return Rows(z[None], torch.ones_like(z[None], dtype=torch.bool))
 
 
 @pytest.mark.parametrize("holes", [0.0, 0.3])
 def test_the_covariance_of_many_errors_is_found(holes: float) -> None:
-    """20,000 rows; an entry's standard error is below 0.02 of its elements' spreads, and shares
-    below 0.02 are not tried.
-    """
+    """Of 20,000 rows a correlation's standard error is below 0.02, and all blocks are trusted."""
     sigma = covariance()
-    x = errors(20_000, sigma)
+    x = errors(20_000, sigma)[None]
     seen = torch.rand(x.shape) >= holes
     family = CorrelatedGaussian(5, SIZES).double().eval()
     family.learn(torch.where(seen, x, 99.0), seen)
@@ -59,25 +62,101 @@ def test_in_training_and_before_it_learned_elements_are_independent() -> None:
     torch.testing.assert_close(family.eval()(outputs).log_prob(x), plain.log_prob(x))
 
 
-def test_matrices_that_are_drawn_in_stay_positive_definite_and_keep_their_diagonal() -> None:
-    correlation = correlations(errors(6, covariance()), torch.ones(6, 5, dtype=torch.bool))
-    for within, across in ((0.02, 0.02), (0.02, 1.0), (0.5, 0.7), (1.0, 1.0)):
-        found = Shares(within, across).drawn_in(correlation, alike())
-        assert torch.linalg.eigvalsh(found).min() > 0.015
-        torch.testing.assert_close(found.diagonal(), torch.ones(5).double())
-        outside = found[alike() == 0] - (1 - across) * correlation[alike() == 0]
-        assert outside.abs().max() < 1e-12
+@settings(deadline=None)
+@given(
+    rows=st.integers(20, 60),
+    passes=st.integers(1, 3),
+    holes=st.sampled_from([0.0, 0.3, 0.9]),
+    trust=st.lists(st.floats(0, 1), min_size=2, max_size=2),
+    seed=st.integers(0, 99),
+)
+def test_correlations_are_positive_definite_whatever_is_seen_and_trusted(
+    rows: int, passes: int, holes: float, trust: list[float], seed: int
+) -> None:
+    """Also with fewer rows than elements, and elements that nobody saw."""
+    torch.manual_seed(seed)
+    seen = torch.rand(passes, rows, 40) >= holes
+    found = cleaned(Rows(torch.where(seen, zoo.randn(passes, rows, 40), 0), seen))
+    block = torch.arange(40) // 20
+    made = trusted(found, torch.tensor(trust).double(), block)
+    for matrix in (found, made):
+        assert torch.linalg.eigvalsh(matrix).min() > 0
+        torch.testing.assert_close(matrix.diagonal(), torch.ones(40).double())
+    across = block[:, None] != block
+    torch.testing.assert_close(made[across], found[across] * trust[0] * trust[1])
+    torch.testing.assert_close(made[~across], found[~across])
 
 
 def test_what_is_not_there_is_taken_away() -> None:
-    """Among 40 rows without any dependence, chance correlations are nearly all taken away."""
+    """Chance correlations of 40 rows and 10 elements, spread 0.16, are nearly all taken away; and
+    errors of a matrix of 60 elements by 120 rows are more than halved.
+    """
     torch.manual_seed(1)
-    noise = zoo.randn(40, 5)
-    shares = best_shares(noise, torch.ones_like(noise, dtype=torch.bool), alike())
-    assert shares.within >= 0.5
-    strong = errors(400, covariance())
-    strong = strong / strong.std(0)
-    assert best_shares(strong, torch.ones_like(strong, dtype=torch.bool), alike()).within <= 0.1
+    noise = whole(zoo.randn(40, 10))
+    away = cleaned(noise) - torch.eye(10)
+    assert away.square().sum() < 0.25 * (noise.products() - torch.eye(10)).square().sum()
+    root = zoo.randn(60, 4)
+    sigma = root @ root.mT + 0.5 * torch.eye(60).double()
+    spread = sigma.diagonal().sqrt()
+    truth = sigma / spread / spread[:, None]
+    few = whole(zoo.randn(120, 60) @ torch.linalg.cholesky(truth).mT)
+
+    def loss(found: torch.Tensor) -> float:
+        """KL(truth || found), but for half."""
+        ratio = torch.linalg.solve(found, truth)
+        return float(ratio.diagonal().sum() - torch.linalg.slogdet(ratio).logabsdet - 60)
+
+    assert loss(cleaned(few)) < 0.5 * loss(few.products())
+
+
+def test_what_is_there_stays() -> None:
+    strong = errors(2000, covariance())
+    strong = whole(strong / strong.square().mean(0).sqrt())
+    assert (cleaned(strong) - strong.products()).abs().max() < 0.1
+
+
+def three_blocks(rows: int) -> torch.Tensor:
+    """Errors of 12, of which the first two fours are nearly the same and the last is noise."""
+    torch.manual_seed(2)
+    shared = zoo.randn(rows, 4)
+    return torch.cat(
+        [shared, (shared + 0.3 * zoo.randn(rows, 4)) / 1.09**0.5, zoo.randn(rows, 4)], -1
+    )
+
+
+@pytest.mark.parametrize("holes", [0.0, 0.2])
+@pytest.mark.parametrize("rows", [81, 500])
+def test_a_block_that_tells_nothing_does_not_make_others_distrusted(
+    rows: int, holes: float
+) -> None:
+    z = three_blocks(rows)
+    block = torch.arange(12) // 4
+    seen = (torch.rand(rows, 3) >= holes)[:, block]
+    trust = best_trust(Rows(torch.where(seen, z, 0)[None], seen[None]), block)
+    assert trust[:2].min() >= 0.9
+    assert trust[2] <= 0.3
+
+
+def test_rows_are_not_judged_by_what_was_learned_of_them() -> None:
+    """Passes of a row are the same here, and what is learned of them is what one pass teaches; were
+    they taken for different rows, chance would be found again, and trusted.
+    """
+    torch.manual_seed(3)
+    z = zoo.randn(1, 101, 30)
+    block = torch.arange(30) // 10
+    one, three = (
+        Rows(each, torch.ones_like(each, dtype=torch.bool)) for each in (z, z.expand(3, -1, -1))
+    )
+    torch.testing.assert_close(cleaned(one), cleaned(three))
+    torch.testing.assert_close(best_trust(one, block), best_trust(three, block))
+
+
+def test_few_rows_teach_their_scale_alone() -> None:
+    family = CorrelatedGaussian(5, SIZES).double().eval()
+    x = errors(19, covariance())[None]
+    family.learn(x, torch.ones_like(x, dtype=torch.bool))
+    found = family(torch.zeros(1, 5).double()).covariance.squeeze()
+    torch.testing.assert_close(found, torch.diag(x[0].square().mean(0)))
 
 
 def test_blocks_hold_all_elements() -> None:
@@ -120,6 +199,21 @@ def test_a_small_code_with_correlated_errors_tells_one_view_by_the_other() -> No
             off = ((draws - test["b"]) ** 2).mean()
             assert 0.8 < apart / off < 1.25
     assert found["correlated"] < 0.3 < 0.6 < found["gaussian"]
+
+
+def test_passes_of_a_row_stay_together_over_parts_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors reach the family as (passes, rows, elements), in the order of rows."""
+    model = fitted("correlated").model_
+    views = {name: torch.as_tensor(x) for name, x in two_views(7).items()}
+    learned: list[torch.Tensor] = []
+    monkeypatch.setattr(CorrelatedGaussian, "learn", lambda _, errors, seen: learned.append(errors))
+    for at_once in (7, 3):
+        monkeypatch.setattr(build, "ROWS", at_once)
+        build.learn_correlations(model, Batch.of(views), hide=0.0)
+    assert learned[0].shape == learned[1].shape == (build.ROUNDS, 7, 12)
+    # codes are drawn, so that errors of one row differ, but less than those of two
+    apart = torch.cdist(learned[0].mean(0), learned[1].mean(0))
+    torch.testing.assert_close(apart.argmin(1), torch.arange(7))
 
 
 def test_it_is_saved_with_its_model(tmp_path) -> None:

@@ -6,6 +6,7 @@ import pytest
 from genprop.build import BUILDERS
 from genprop.estimator import GenProp
 from genprop.priors.denoising import DenoisingPrior
+from genprop.priors.mixture import MixturePrior
 
 ROWS = 90
 DISCRETE = ("factorial", "autoregressive")
@@ -55,3 +56,13 @@ def test_noise_of_each_modality_is_drawn_by_itself() -> None:
     prior = alone.fit(sides()["b"]).model_.prior
     assert isinstance(prior, DenoisingPrior)
     assert prior.parts is None
+
+
+def test_components_of_a_mixture_let_codes_of_modalities_tell_of_each_other() -> None:
+    """A single component tells nothing between them unless its covariance is full."""
+    how = {"prior": "mixture", "epochs": 1, "verbose": 0, "random_state": 0}
+    over_three = GenProp(hidden=(2,), **how).fit(sides()).model_.prior
+    over_one = GenProp(hidden=(), top=(2,), **how).fit(sides()).model_.prior.prior
+    assert isinstance(over_three, MixturePrior)
+    assert isinstance(over_one, MixturePrior)
+    assert (over_three.covariance, over_one.covariance) == ("full", "diagonal")
