@@ -12,10 +12,12 @@ from genprop.multivariate import JointNormal
 from genprop.shapes import Elements, Outputs, Seen
 
 FOLDS = 5  # of rows, by which eigenvalues are judged
+STEPS = 6  # of expectation; with few rows more learn them by heart
 FEWEST, JUDGED = 20, 300  # rows without which nothing is learned, and by which trust is chosen
 TRUSTS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 LEAST = 1e-4  # eigenvalue of a correlation matrix
-WORK = 2e9  # cubed elements of all patterns of holes that are judged
+# cubed elements of all patterns of holes: of all steps, and of those by which trust is chosen
+COMPLETED, CHOSEN = 5e11, 2e9
 
 
 class CorrelatedGaussian(Gaussian):
@@ -41,6 +43,7 @@ class CorrelatedGaussian(Gaussian):
 
     References:
         Bartz, 2016, arXiv 1611.00798, Cross-validation based nonlinear shrinkage (eigenvalues).
+        Dempster, Laird, Rubin, 1977, Maximum likelihood from incomplete data (holes).
         Schäfer, Strimmer, 2005, A shrinkage approach to large-scale covariance matrix estimation
         (correlations drawn towards none; here across blocks, as held-out rows like best).
 
@@ -82,13 +85,13 @@ class CorrelatedGaussian(Gaussian):
         scale = torch.where(known, variance.sqrt(), 1)
         assert self.log_scale is not None
         self.log_scale.copy_(torch.where(known, unbounded_scale(scale), self.log_scale))
-        rows = Rows((errors / scale * mask).cpu().double(), seen.cpu())
+        rows = Rows((errors / scale * mask).cpu().double(), seen.cpu()).telling()
         if rows.number < FEWEST:
             self.root.copy_(torch.eye(self.elements))
             return
         block = torch.arange(len(self.blocks)).repeat_interleave(torch.tensor(self.blocks))
         trust = best_trust(rows, block)
-        self.root.copy_(torch.linalg.cholesky(trusted(cleaned(rows), trust, block)))
+        self.root.copy_(torch.linalg.cholesky(trusted(correlations(rows, block), trust, block)))
 
 
 class Rows(NamedTuple):
@@ -106,11 +109,31 @@ class Rows(NamedTuple):
         """Some of the rows, in all passes."""
         return Rows(self.z[:, rows], self.seen[:, rows])
 
-    def products(self) -> Tensor:
-        """E[z_i z_j] by the rows that show both; not always positive definite."""
-        z, mask = self.z.flatten(0, 1), self.seen.flatten(0, 1).to(self.z.dtype)
-        found: Tensor = (z.mT @ z) / (mask.mT @ mask).clamp_min(1)
-        return found + torch.diag((found.diagonal() == 0).to(found))
+    def telling(self, elements: Tensor | slice = slice(None)) -> "Rows":
+        """Those that show any of some elements, of these alone."""
+        z, seen = self.z[..., elements], self.seen[..., elements]
+        return Rows(z, seen).take(seen.any(-1).any(0))
+
+
+def correlations(rows: Rows, block: Tensor) -> Tensor:
+    """The correlations of all elements, and within a block those that it shows by itself.
+
+    Where rows have holes, pairs across blocks are seen in fewer rows than pairs within, and what
+    these tell exactly (an element may be nearly a sum of others) would be blurred by the former.
+
+    Args:
+        rows: with holes or without.
+        block: the block of each element.
+    """
+    found = cleaned(rows)
+    if bool(rows.seen.all()) or bool((block == block[0]).all()):
+        return found
+    carry = torch.eye(len(found), dtype=found.dtype)
+    for own in _each(block):
+        part, place = rows.telling(own), own.nonzero()
+        if part.number >= FEWEST:
+            carry[place, place.mT] = _power(cleaned(part), 0.5) @ _power(found[own][:, own], -0.5)
+    return carry @ found @ carry.mT
 
 
 def cleaned(rows: Rows) -> Tensor:
@@ -118,26 +141,65 @@ def cleaned(rows: Rows) -> Tensor:
 
     The sample's largest eigenvalues are too large and its smallest too small, the more so the
     fewer rows there are for an element. What is found along each eigenvector of all folds but one
-    in the one that is left out is not.
+    in the one that is left out is not. Holes are filled by expectation (EM), from independence.
     """
+    elements = rows.z.shape[-1]
+    found = torch.eye(elements, dtype=rows.z.dtype)
+    patterns = torch.unique(rows.seen.flatten(0, 1), dim=0)
+    most = int(COMPLETED / (len(patterns) * elements**3))
+    for _ in range(1 if bool(rows.seen.all()) else min(max(most, 1), STEPS)):
+        found = _rebuilt(*completed(rows, found))
+    return found
+
+
+def completed(rows: Rows, correlation: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of E[z zᵀ | z_seen] over each fold, ``(FOLDS, elements, elements)``, and its rows."""
+    fold = (torch.arange(rows.number) % FOLDS).repeat(len(rows.z))
+    filled, seen = rows.z.flatten(0, 1).clone(), rows.seen.flatten(0, 1)
+    sums = torch.zeros(FOLDS, *correlation.shape, dtype=filled.dtype)
+    patterns, which = torch.unique(seen, dim=0, return_inverse=True)
+    for number, shown in enumerate(patterns):
+        if bool(shown.all()):
+            continue
+        here, hidden = (which == number).nonzero(), (~shown).nonzero()
+        across = correlation[shown][:, ~shown]
+        root = torch.linalg.cholesky(correlation[shown][:, shown])
+        gain = torch.cholesky_solve(across, root)
+        filled[here, hidden.mT] = filled[here[:, 0]][:, shown] @ gain
+        left = correlation[~shown][:, ~shown] - across.mT @ gain
+        for k, times in enumerate(fold[here[:, 0]].bincount(minlength=FOLDS).tolist()):
+            sums[k, hidden, hidden.mT] += times * left
+    for k in range(FOLDS):
+        sums[k] += filled[fold == k].mT @ filled[fold == k]
+    return sums, fold.bincount(minlength=FOLDS)
+
+
+def _rebuilt(sums: Tensor, count: Tensor) -> Tensor:
+    """Correlations of the eigenvectors of all folds and the eigenvalues that left-out ones show."""
     from scipy.optimize import isotonic_regression
 
-    _, vectors = torch.linalg.eigh(rows.products())
-    fold = torch.arange(rows.number) % FOLDS
-    shown = torch.stack([_along(rows.take(fold != k), rows.take(fold == k)) for k in range(FOLDS)])
-    rising = isotonic_regression(shown.mean(0).numpy()).x
-    values = torch.as_tensor(rising).clamp_min(LEAST)
+    total, number, shown = sums.sum(0), count.sum(), torch.zeros_like(sums[0, 0])
+    for left, rows in zip(sums, count, strict=True):
+        _, vectors = torch.linalg.eigh((total - left) / (number - rows))
+        shown += (left @ vectors * vectors).sum(0) / rows / FOLDS
+    values = torch.as_tensor(isotonic_regression(shown.numpy()).x).clamp_min(LEAST)
+    _, vectors = torch.linalg.eigh(total / number)
     found = vectors * values @ vectors.mT
     spread = found.diagonal().sqrt()
     scaled: Tensor = found / spread / spread[:, None]
     return scaled
 
 
-def _along(learned: Rows, judged: Rows) -> Tensor:
-    """The variance of some rows along each eigenvector of others."""
-    _, vectors = torch.linalg.eigh(learned.products())
-    shown: Tensor = torch.einsum("ji,jk,ki->i", vectors, judged.products(), vectors)
-    return shown
+def _power(matrix: Tensor, power: float) -> Tensor:
+    """Of a symmetric positive definite matrix."""
+    values, vectors = torch.linalg.eigh(matrix)
+    raised: Tensor = vectors * values.clamp_min(LEAST**2) ** power @ vectors.mT
+    return raised
+
+
+def _each(block: Tensor) -> list[Tensor]:
+    """The elements of each block, as masks."""
+    return [block == b for b in block.unique()]
 
 
 def trusted(correlation: Tensor, trust: Tensor, block: Tensor) -> Tensor:
@@ -161,7 +223,7 @@ def best_trust(rows: Rows, block: Tensor) -> Tensor:
     if len(trust) == 1:
         return trust
     second = torch.arange(rows.number) % 2 == 1
-    learned, judges = cleaned(rows.take(~second)), _judges(rows.take(second))
+    learned, judges = correlations(rows.take(~second), block), _judges(rows.take(second))
 
     def score(trust: Tensor) -> float:
         return _missed(trusted(learned, trust, block).float(), judges, block)
@@ -177,7 +239,7 @@ def _judges(rows: Rows) -> Rows:
     """The first rows, of their first pass, that have one of the commonest patterns of holes."""
     z, seen = rows.z[0].float(), rows.seen[0]
     _, which, count = torch.unique(seen, dim=0, return_inverse=True, return_counts=True)
-    patterns = max(8, int(WORK / z.shape[1] ** 3))
+    patterns = max(8, int(CHOSEN / z.shape[1] ** 3))
     common = torch.isin(which, count.argsort(descending=True, stable=True)[:patterns])
     chosen = common.nonzero()[:JUDGED, 0]
     return Rows(z[chosen], seen[chosen])
@@ -194,10 +256,8 @@ def _missed(covariance: Tensor, rows: Rows, block: Tensor) -> float:
         both, here = seen[:, None] & seen, which == number
         precision = torch.linalg.inv(torch.where(both, covariance, torch.diag((~seen).float())))
         pulls = rows.z[here] @ precision
-        for b in block.unique():
-            own = block == b
+        for own in _each(block):
             errors = torch.linalg.solve(precision[own][:, own], pulls[:, own].mT).mT
             missed[here[:, None] & own] = errors.flatten()
     found, shown = missed.square().sum(0), rows.seen.sum(0)
-    every = [found[block == b].sum() / shown[block == b].sum().clamp_min(1) for b in block.unique()]
-    return float(sum(every))
+    return float(sum(found[own].sum() / shown[own].sum().clamp_min(1) for own in _each(block)))
