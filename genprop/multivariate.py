@@ -93,9 +93,7 @@ class JointNormal(Continuous):
         roots = self.by_pattern(
             seen, lambda patterns: torch.linalg.cholesky(self._seen_block(patterns))
         )
-        with torch.no_grad():
-            pull = roots.apply(_pulled, away)
-        misfit: Tensor = _Misfit.apply(away, self.covariance, pull)  # type: ignore[no-untyped-call]
+        misfit = self._misfit(away, roots)
         return -0.5 * misfit - roots.log_det() - seen.to(away).sum(-1) * HALF_LOG_2PI
 
     def smoothed(self, scale: Scale) -> "JointNormal":
@@ -136,6 +134,16 @@ class JointNormal(Continuous):
         """The covariance of the seen elements, with ones on the diagonal elsewhere."""
         both = seen[..., :, None] & seen[..., None, :]
         return torch.where(both, self.covariance, torch.diag_embed((~seen).to(self.loc.dtype)))
+
+    def _misfit(self, away: Elements, roots: "ByPattern") -> PerRow:
+        """Awayᵀ Σ_seen⁻¹ away, of differences that are zero where nothing is seen."""
+        with torch.no_grad():
+            white = roots.apply(_solved, away)
+            if not (away.requires_grad or self.scale_tril.requires_grad):
+                return white.square().sum(-1)
+            pull = roots.apply(lambda tril, x: _solved(tril.mT, x, upper=True), white)
+        misfit: Tensor = _Misfit.apply(away, self.covariance, pull)  # type: ignore[no-untyped-call]
+        return misfit
 
     def _gain(self, seen: Tensor) -> Tensor:
         across = torch.where(seen[..., None, :], self.covariance, 0)
@@ -279,11 +287,6 @@ def _log_det(tril: Tensor) -> Tensor:
     """Log of a triangular matrix's determinant."""
     found: Tensor = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return found
-
-
-def _pulled(tril: Tensor, away: Tensor) -> Tensor:
-    """(L Lᵀ)⁻¹ away."""
-    return _solved(tril.mT, _solved(tril, away), upper=True)
 
 
 class _Misfit(torch.autograd.Function):
