@@ -121,8 +121,8 @@ class MixtureNormalGiven(Distribution):
             joint = _drawn(self.law.components, chosen)
             if not isinstance(self.parts, JointNormalGiven):
                 return torch.where(self.seen, self.x, joint)
-            gain = _picked(self.parts.gain.each, chosen, 2)
-            return moved(joint, self.x, self.seen, partial(times, gain))
+            gain = self.parts.gain.chosen(chosen)
+            return moved(joint, self.x, self.seen, partial(gain.apply, times))
 
     def log_prob(self, value: Elements) -> PerRow:
         """Log P(unseen | seen) in nats."""
@@ -155,15 +155,16 @@ def _chosen(weights: Tensor, sample_shape: Sequence[int]) -> Tensor:
 
 def _drawn(components: Components, chosen: Tensor) -> Tensor:
     """A draw of the chosen component at every place."""
-    first, second = components.parameters
-    loc = _picked(first, chosen, 1)
-    events = 2 if isinstance(components, JointNormal) else 1
-    return components.with_parameters(loc, _picked(second, chosen, events)).sample()
+    loc = _picked(components.loc, chosen)
+    if isinstance(components, JointNormal):
+        noise = torch.randn(loc.shape, dtype=loc.dtype, device=loc.device)
+        return loc + components.roots.chosen(chosen).apply(times, noise)
+    return IndependentNormal(loc, _picked(components.scale, chosen)).sample()
 
 
-def _picked(values: Tensor, chosen: Tensor, events: int) -> Tensor:
-    """What stands for the chosen component of ``(…, components, event)``, at every place."""
-    before = values.ndim - events - 1
+def _picked(values: Tensor, chosen: Tensor) -> Tensor:
+    """What stands for the chosen component of ``(…, components, elements)``, at every place."""
+    before = values.ndim - 2
     if before < 0:
         return values
     rows = chosen.shape[chosen.ndim - before :]

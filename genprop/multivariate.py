@@ -118,6 +118,13 @@ class JointNormal(Continuous):
         """What the misfit of the seen elements adds to the mean of each."""
         return self.by_pattern(seen, self._gain)
 
+    @property
+    def roots(self) -> "ByPattern":
+        """L of each law."""
+        batch = self.scale_tril.shape[:-2]
+        which = torch.zeros([1] * max(1, len(batch)), dtype=torch.long, device=self.loc.device)
+        return ByPattern(self.scale_tril[None], which, batch)
+
     def by_pattern(self, seen: Seen, matrices: Callable[[Tensor], Tensor]) -> "ByPattern":
         """A matrix for each row's mask and each law, computed once for every pattern that occurs.
 
@@ -169,6 +176,18 @@ class ByPattern(NamedTuple):
         """Those of all rows, one beside the other."""
         return self._by_row(self.every)
 
+    def chosen(self, law: Tensor) -> "ByPattern":
+        """Those of one law for each place, of the last dimension of laws.
+
+        Args:
+            law: which one, ``(…, rows)``; where all laws share a matrix it is that.
+        """
+        which, (*rows, laws) = self.which[..., 0], self.batch or (1,)
+        for number, place in zip(rows, places(rows, law.device), strict=True):
+            which = which * number + place
+        which = which * laws + law.clamp_max(laws - 1)
+        return ByPattern(self.every.flatten(0, len(self.batch)), which, torch.Size())
+
     def log_det(self) -> Tensor:
         """Log of their determinants, where they are triangular."""
         return self._by_row(_log_det(self.every))
@@ -183,15 +202,18 @@ class ByPattern(NamedTuple):
             function: broadcasts a matrix over all vectors that share it.
             vectors: one for each row and law, in any number of draws.
         """
+        if not self.batch and self.which.ndim > 1 and self.which.shape == vectors.shape[:-1]:
+            flat = ByPattern(self.every, self.which.flatten(), self.batch)
+            return flat.apply(function, vectors.flatten(0, -2)).reshape(vectors.shape)
         along = vectors.ndim - len(self.batch) - 2
         by_row = vectors.shape[max(along, 0) :][:1] + torch.Size([1] * len(self.batch))
         numbers = self.which.numel() * self.every.shape[1:].numel()
         if self.which.shape != by_row or numbers <= NUMBERS_AT_ONCE:
             return function(self.each, vectors)
-        which = self.which.flatten()
-        order = which.argsort(stable=True)
-        parts = vectors.index_select(along, order).split(which.bincount().tolist(), along)
-        made = [function(m, part) for m, part in zip(self.every, parts, strict=True)]
+        there, which, count = self.which.unique(return_inverse=True, return_counts=True)
+        order = which.flatten().argsort(stable=True)
+        parts = vectors.index_select(along, order).split(count.tolist(), along)
+        made = [function(m, part) for m, part in zip(self.every[there], parts, strict=True)]
         return torch.cat(made, along).index_select(along, order.argsort())
 
     def _by_row(self, every: Tensor) -> Tensor:

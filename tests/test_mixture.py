@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from genprop import mixture
+from genprop import mixture, multivariate
 from genprop.distributions import IndependentNormal
 from genprop.mixture import Components, MixtureNormal
 from genprop.multivariate import JointNormal
@@ -97,6 +97,32 @@ def test_a_draw_costs_no_more_where_there_are_more_components() -> None:
     assert draws.shape == (1000, elements)
     assert (draws.std(-1) < 1e-1).all()
     assert len(draws[:, 0].round().unique()) > 900
+
+
+@pytest.mark.parametrize("kind", ["full", "one covariance"])
+@pytest.mark.parametrize("rows", [(), (len(MASKS),)])
+def test_draws_by_component_are_those_with_a_matrix_each(
+    kind: str, rows: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding apart."""
+    law, x = make(kind, *rows, 3), zoo.randn(len(MASKS), ELEMENTS)
+    found = []
+    for at_once in (2**30, 0):
+        monkeypatch.setattr(multivariate, "NUMBERS_AT_ONCE", at_once)
+        torch.manual_seed(0)
+        found.append((law.sample((9,)), law.given(x, MASKS).sample((2, 9))))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_draws_of_full_covariances_take_little_memory() -> None:
+    # with a matrix for each draw these would be 32 gigabytes
+    law = MixtureNormal(torch.zeros(4), JointNormal(torch.zeros(4, 200), torch.eye(200)[None]))
+    x, seen = torch.ones(200), torch.arange(200) < 100
+    draws = law.given(x, seen).sample((200_000,))
+    assert (draws[:, :100] == 1).all()
+    # 2e7 standard normals
+    torch.testing.assert_close(draws[:, 100:].var(), torch.tensor(1.0), atol=2e-3, rtol=0)
 
 
 def test_nothing_can_be_drawn() -> None:
