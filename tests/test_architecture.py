@@ -30,7 +30,7 @@ FLOORS = (
     ("shapes", "names", "seeds", "threads", "resampling", "convergence", "arviz_api", "optimizers"),
     ("idx", "csv_table", "folders", "sentences", "holes"),
     ("tables.column_choice", "tables.multiple", "tables.ampute", "tables.calibration"),
-    ("nets", "regressed", "distributions", "tables.row_noise"),
+    ("nets", "regressed", "distributions", "correlations", "tables.row_noise"),
     ("multivariate", "logistic", "student", "counts", "autoregressive", "corruption"),
     ("convolutional", "mixture", "diffusion", "denoiser", "flows", "guide"),
     ("conditional", "prior", "kernel"),

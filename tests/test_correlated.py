@@ -8,15 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genprop import build, multivariate
-from genprop.correlated import (
-    LEAST,
-    CorrelatedGaussian,
-    Rows,
-    best_trust,
-    cleaned,
-    correlations,
-    trusted,
-)
+from genprop.correlated import CorrelatedGaussian
+from genprop.correlations import LEAST, Rows, best_trust, cleaned, correlations, trusted
 from genprop.data import Batch
 from genprop.distributions import IndependentNormal
 from genprop.estimator import GenProp
