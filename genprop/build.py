@@ -282,7 +282,7 @@ def _of_kind(prior: Prior, raw: Mapping[str, Family]) -> Prior:
             raise ValueError(
                 f"modality {name!r} is {kinds[is_discrete(family)]} and has no layers, but "
                 f"{type(prior).__name__} is a law of {kinds[prior.discrete]} values; use "
-                f"prior='auto', or give it layers"
+                f"prior='auto', give it layers, or give layers above all modalities with top="
             )
     return prior
 

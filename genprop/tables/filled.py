@@ -41,11 +41,6 @@ class Filled:
         ways = torch.full(first.shape[1:2], WAYS.index(way), device=first.device)
         return cls(x, unknown, unknown, unknown, unknown, ways)
 
-    @property
-    def chained(self) -> Tensor:
-        """Whether a row's draws come from chains."""
-        return self.way == WAYS.index("gibbs")
-
     def weighed(self, log_w: Tensor, khat: bool) -> "Filled":
         """The same with what log-weights ``(samples, rows)`` say, their Pareto shape if asked."""
         ess = effective(log_w)
