@@ -1,4 +1,4 @@
-"""Completing rows by rows that were seen: those with the nearest codes lend what is missing."""
+"""Completing rows by rows that were seen: those lend of which the same is expected."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from genprop.tables.row_noise import RowNoise, distinct, keys_of
 
 AVERAGED = 20  # draws of a code that is unseen, where no mean of it is known
 ROWS = 4096  # encoded at once
-DIGITS = 5  # of an element's spread, by which codes are told apart
+DIGITS = 5  # of an element's spread, by which points are told apart
 
 
 class Expected(NamedTuple):
@@ -46,12 +46,13 @@ def lent(
     residuals: bool,
     keys: Tensor,
 ) -> dict[str, Tensor]:
-    r"""Draws of what rows do not show, each lent by one of the donors with the nearest codes.
+    r"""Draws of what rows do not show, each lent by a donor of which about the same is expected.
 
-    Of a row with x_seen every donor j is encoded as if it showed no more than the row, so that
-    codes tell of the same. Of the K nearest in code one lends, by chance, each once before any
-    lends again: the values x_j themselves (a hot deck matched in code), or for real values its
-    error::
+    Of a row with x_seen every donor j is encoded as if it showed no more than the row. Donors are
+    the nearer, the less E[x_j | x_j,seen] differs in what the row lacks: by the mean square over
+    each modality, real values in units of their spread. Of the K nearest one lends, by chance, each
+    once before any lends again: the values x_j themselves (predictive mean matching), or for real
+    values its error::
 
         x = E[x | x_seen] + x_j - E[x_j | x_j,seen]
 
@@ -82,16 +83,20 @@ def lent(
     model.check(donors)
     masks, shown = batch.masks(), donors.masks()
     groups = [(pattern, rows, _able(shown, pattern)) for pattern, rows in _patterns(masks)]
+    spread = {name: _spread(donors.x[name], mask) for name, mask in shown.items()}
     with RowNoise(keys):
         # a number a row at a time, because a dimension as long as the rows would not be told apart
         chance = torch.stack([torch.rand(len(keys)) for _ in range(2 * draws + neighbours)], -1)
     chance = chance.to(keys.device)
     x = {name: value.expand(draws, *value.shape).clone() for name, value in batch.x.items()}
     for pattern, rows, lenders in groups:
+        if not lenders:
+            continue
         own = _expected(model, batch.take(rows))
         theirs = _expected(model, _told(donors, pattern))
+        points, asked = (_asked(made, pattern, spread) for made in (theirs, own))
         for name, able in lenders.items():
-            near = _lenders(theirs.code[able], own.code, neighbours, chance[rows], draws)
+            near = _lenders(points[able], asked, neighbours, chance[rows], draws)
             lender = able[near]
             value = donors.x[name][lender]
             if residuals:
@@ -130,25 +135,42 @@ def _able(shown: dict[str, Tensor], pattern: dict[str, Tensor]) -> dict[str, Ten
     return able
 
 
-def _lenders(codes: Tensor, own: Tensor, neighbours: int, chance: Tensor, draws: int) -> Tensor:
+def _spread(x: Tensor, shown: Tensor) -> Tensor:
+    """The standard deviation of what is shown of each element; 1 where it does not vary."""
+    count = shown.sum(0).clamp_min(1)
+    away = torch.where(shown, x - torch.where(shown, x, 0).sum(0) / count, 0)
+    spread = (away.square().sum(0) / count).sqrt()
+    return torch.where(spread > 0, spread, 1)
+
+
+def _asked(made: Expected, pattern: dict[str, Tensor], spread: dict[str, Tensor]) -> Tensor:
+    """What is expected of all that a pattern lacks, ``(rows, elements)``, by which rows match."""
+    parts = []
+    for name, seen in pattern.items():
+        units = torch.where(made.real[name], spread[name], 1) * (~seen).sum().clamp_min(1).sqrt()
+        parts.append((made.x[name] / units)[:, ~seen])
+    return torch.cat(parts, -1)
+
+
+def _lenders(points: Tensor, own: Tensor, neighbours: int, chance: Tensor, draws: int) -> Tensor:
     """The donor of each draw, ``(draws, rows)``.
 
     Args:
-        codes: of the donors.
-        own: the rows' codes.
+        points: of the donors.
+        own: of the rows.
         neighbours: of how many donors a draw is lent by one.
         chance: numbers between 0 and 1, ``(rows, 2 draws + neighbours)``.
         draws: how many.
     """
-    spread = (codes - codes.mean(0)).abs().mean(0)
+    spread = (points - points.mean(0)).abs().mean(0)
     spread = torch.where(spread > 0, spread, 1)
-    points, point, count = torch.unique(
-        (codes / spread).round(decimals=DIGITS), dim=0, return_inverse=True, return_counts=True
+    there, point, count = torch.unique(
+        (points / spread).round(decimals=DIGITS), dim=0, return_inverse=True, return_counts=True
     )
-    near = nearest(points * spread, own, min(neighbours, len(points)))[1]
-    turns = _turns(min(neighbours, len(codes)), chance[:, draws:], draws)
+    near = nearest(there * spread, own, min(neighbours, len(there)))[1]
+    turns = _turns(min(neighbours, len(points)), chance[:, draws:], draws)
     chosen = near.gather(1, torch.searchsorted(count[near].cumsum(-1), turns, right=True))
-    # donors with the same code are equally near: any of them, however many there are
+    # donors at the same point are equally near: any of them, however many there are
     start, members = count.cumsum(0) - count, point.argsort(stable=True)
     lenders: Tensor = members[start[chosen] + (chance[:, :draws] * count[chosen]).long()]
     return lenders.T
