@@ -81,8 +81,7 @@ OURS_SETTINGS = {
 }
 # further arguments of impute: without chains, which took 20 times as long
 DRAWING: dict[str, Any] = {"method": "sir"}
-# the same model's draws by training rows of which it expects the same; the reader of one draw asks
-# for the nearest
+# the same model's draws by training rows like them; the reader of one draw asks for the nearest
 LENT: dict[str, dict[str, Any]] = {
     "residuals": {"method": "residuals"},
     "20 neighbours": {"method": "neighbours"},

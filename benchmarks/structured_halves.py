@@ -103,7 +103,7 @@ def joint(rows: Array, test: Array, effort: Effort) -> Answer:
 
 
 def lent(rows: Array, test: Array, effort: Effort) -> Answer:
-    """The right halves of training rows of which, told the left, nearly the same is expected."""
+    """The right halves of the training rows whose codes, told the left half alone, are nearest."""
     how = {"method": "neighbours", "donors": _named(rows), "random_state": 0}
     drawn = _joint(rows, effort).impute(_left(test), draws=effort.draws, **how)
     return Answer(np.asarray(drawn["right"]))
@@ -140,13 +140,13 @@ def neighbours(rows: Array, test: Array, effort: Effort) -> Answer:
 CONTENDERS: dict[str, Callable[[Array, Array, Effort], Answer]] = {
     "pixels in order": ordered,
     "joint code": joint,
-    "lent": lent,
+    "near in code": lent,
     "nearest neighbour": nearest,
     "20 nearest": neighbours,
 }
 
 
-OURS = ("pixels in order", "joint code", "lent")
+OURS = ("pixels in order", "joint code", "near in code")
 
 
 def measure(name: str, contender: str, rows: tuple[Array, Array], effort: Effort) -> report.Row:

@@ -1,4 +1,4 @@
-"""Completing rows by rows that were seen: those lend of which the same is expected."""
+"""Completing rows by rows that were seen: those that are near lend what is missing."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -46,17 +46,19 @@ def lent(
     residuals: bool,
     keys: Tensor,
 ) -> dict[str, Tensor]:
-    r"""Draws of what rows do not show, each lent by a donor of which about the same is expected.
+    r"""Draws of what rows do not show, each lent by one of the nearest donors.
 
-    Of a row with x_seen every donor j is encoded as if it showed no more than the row. Donors are
-    the nearer, the less E[x_j | x_j,seen] differs in what the row lacks: by the mean square over
-    each modality, real values in units of their spread. Of the K nearest one lends, by chance, each
-    once before any lends again: the values x_j themselves (predictive mean matching), or for real
-    values its error::
+    Of a row with x_seen every donor j is encoded as if it showed no more than the row. Of the K
+    nearest one lends, by chance, each once before any lends again: the values x_j themselves, or
+    for real values its error::
 
         x = E[x | x_seen] + x_j - E[x_j | x_j,seen]
 
-    expectations being those by the modes of encoders and decoders. Its errors are as wide, skewed
+    expectations being those by the modes of encoders and decoders. Values are lent by donors with
+    near codes, which are alike in all that is known of them; errors by those of which nearly the
+    same is expected in what the row lacks, by the mean square over each modality, real values in
+    units of their spread (predictive mean matching): what is 0 or 1, say, is missed by other
+    amounts near 0 than near ½. Their errors are as wide, skewed
     and dependent as they were in rows like this one, whatever the decoder's family says.
 
     A modality is lent by donors that show all of it that the row lacks, and anything of what the
@@ -94,7 +96,9 @@ def lent(
             continue
         own = _expected(model, batch.take(rows))
         theirs = _expected(model, _told(donors, pattern))
-        points, asked = (_asked(made, pattern, spread) for made in (theirs, own))
+        points, asked = theirs.code, own.code
+        if residuals:
+            points, asked = (_asked(made, pattern, spread) for made in (theirs, own))
         for name, able in lenders.items():
             near = _lenders(points[able], asked, neighbours, chance[rows], draws)
             lender = able[near]

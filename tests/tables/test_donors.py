@@ -58,9 +58,10 @@ def test_a_row_among_the_donors_is_completed_by_itself(name: str, method: str) -
     seen = torch.ones_like(batch.x[first], dtype=torch.bool)
     seen[:, -1] = False
     asked = Batch.of(batch.x, {first: seen})
-    told = expected(model, asked).x[first][:, -1:]
+    own = expected(model, asked)
+    told = own.code if method == "neighbours" else own.x[first][:, -1:]
     distance = torch.cdist(told, told).fill_diagonal_(torch.inf)
-    alone = distance.amin(1) > 1e-9  # what is expected of it is expected of no other
+    alone = distance.amin(1) > 1e-9  # its code, or what is expected of it, is no other's
     assert alone.any() or first in name or model.summit.discrete
     found = fill(model, asked, lending(method, batch), 0).x
     for key, x in batch.x.items():
@@ -93,17 +94,24 @@ def test_each_of_the_nearest_lends_once_before_any_lends_again() -> None:
     model, donors = table()
     x, seen = donors[:1] + 0.1, torch.tensor([[True] * (donors.shape[1] - 1) + [False]])
     told = Batch.of(donors, seen.expand_as(donors))
-    own, theirs = (expected(model, batch).x["x"][:, -1] for batch in (Batch.of(x, seen), told))
-    near = (theirs - own).abs().argsort()[:4]
-    how = lending("neighbours", Batch.of(donors), draws=8, neighbours=4)
-    lent = fill(model, Batch.of(x, seen), how, 0).x["x"][:, 0, -1]
-    for lap in lent.split(4):
-        assert torch.equal(lap.sort().values, donors[near, -1].sort().values)
-    assert not torch.equal(lent[:4], lent[4:])
+    own, theirs = (expected(model, batch) for batch in (Batch.of(x, seen), told))
+    by_code = (theirs.code - own.code).norm(dim=-1)
+    by_mean = (theirs.x["x"] - own.x["x"])[:, -1].abs()
+    errors = own.x["x"][:, -1] + donors[:, -1] - theirs.x["x"][:, -1]
+    for method, far, lends in (
+        ("neighbours", by_code, donors[:, -1]),
+        ("residuals", by_mean, errors),
+    ):
+        how = lending(method, Batch.of(donors), draws=8, neighbours=4)
+        lent = fill(model, Batch.of(x, seen), how, 0).x["x"][:, 0, -1]
+        near = lends[far.argsort()[:4]].sort().values
+        for lap in lent.split(4):
+            torch.testing.assert_close(lap.sort().values, near)
+        assert not torch.equal(lent[:4], lent[4:])
 
 
 @torch.no_grad()
-def test_who_lends_does_not_depend_on_units() -> None:
+def test_who_lends_errors_does_not_depend_on_units() -> None:
     """Of two lacking elements neither decides alone because its numbers are large."""
     torch.manual_seed(5)
     rows = torch.randn(200, 3).double() @ torch.randn(3, 3).double()
@@ -113,7 +121,7 @@ def test_who_lends_does_not_depend_on_units() -> None:
         donors = rows * units
         model = Model(Stack([], elements=3), GaussianPrior(3, "full")).double()
         model.prior.refit(donors)
-        how = lending("neighbours", Batch.of(donors), draws=7, neighbours=7)
+        how = lending("residuals", Batch.of(donors), draws=7, neighbours=7)
         lent = fill(model, Batch.of(donors[:1] + 0.3 * units, seen), how, 0).x["x"][:, 0]
         found.append((lent / units).sort(0).values)
     torch.testing.assert_close(*found)
