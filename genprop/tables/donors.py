@@ -58,8 +58,8 @@ def lent(
     near codes, which are alike in all that is known of them; errors by those of which nearly the
     same is expected in what the row lacks, by the mean square over each modality, real values in
     units of their spread (predictive mean matching): what is 0 or 1, say, is missed by other
-    amounts near 0 than near ½. Their errors are as wide, skewed
-    and dependent as they were in rows like this one, whatever the decoder's family says.
+    amounts near 0 than near ½. Their errors are as wide, skewed and dependent as they were in rows
+    like this one, whatever the decoder's family says.
 
     A modality is lent by donors that show all of it that the row lacks, and anything of what the
     row shows; all modalities by the same donor where every donor shows all of them. To a row that
