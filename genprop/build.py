@@ -127,19 +127,21 @@ def learn_correlations(model: Model, batch: Batch, hide: float) -> None:
     found: dict[CorrelatedGaussian, list[tuple[Tensor, Tensor]]] = {}
     for start in range(0, batch.rows, ROWS):
         part = batch.take(slice(start, start + ROWS))
-        passes: dict[CorrelatedGaussian, list[tuple[Tensor, Tensor]]] = {}
         for _ in range(ROUNDS):
             for passage in climb(model, part.hide(hide, explain=True), torch.Size()):
                 family, seen = passage.layer.decoder.family, passage.seen
                 if isinstance(family, CorrelatedGaussian) and not frozen(family):
                     error = passage.below - passage.p.mean
                     mask = torch.ones_like(error, dtype=torch.bool) if seen is None else seen
-                    passes.setdefault(family, []).append((error, mask))
-        for family, made in passes.items():
-            errors, masks = (torch.stack(each) for each in zip(*made, strict=True))
-            found.setdefault(family, []).append((errors, masks))
-    for family, parts in found.items():
-        family.learn(*(torch.cat(each, 1) for each in zip(*parts, strict=True)))
+                    found.setdefault(family, []).append((error, mask))
+    for family, made in found.items():
+        errors, masks = zip(*made, strict=True)
+        family.learn(_by_round(errors), _by_round(masks))
+
+
+def _by_round(parts: tuple[Tensor, ...]) -> Tensor:
+    """All rows of each round, ``(rounds, rows, …)``, of parts that had their rounds in turn."""
+    return torch.stack([torch.cat(parts[number::ROUNDS]) for number in range(ROUNDS)])
 
 
 def build_prior(prior: str | Prior, stacks: Stacks, visible: Mapping[str, Family]) -> Prior:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from genprop.holes import Patterns, patterns_of
+
 FOLDS = 5  # of rows, by which eigenvalues are judged
 STEPS = 6  # of expectation; with few rows more learn them by heart
 FEWEST, JUDGED = 20, 300  # rows without which nothing is learned, and by which trust is chosen
@@ -72,29 +74,28 @@ def cleaned(rows: Rows) -> Tensor:
     """
     elements = rows.z.shape[-1]
     found = torch.eye(elements, dtype=rows.z.dtype)
-    patterns = torch.unique(rows.seen.flatten(0, 1), dim=0)
+    patterns = patterns_of(rows.seen.flatten(0, 1))
     most = int(COMPLETED / (len(patterns) * elements**3))
     for _ in range(1 if bool(rows.seen.all()) else min(max(most, 1), STEPS)):
-        found = _rebuilt(*completed(rows, found))
+        found = _rebuilt(*completed(rows, patterns, found))
     return found
 
 
-def completed(rows: Rows, correlation: Tensor) -> tuple[Tensor, Tensor]:
+def completed(rows: Rows, patterns: Patterns, correlation: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of E[z zᵀ | z_seen] over each fold, ``(FOLDS, elements, elements)``, and its rows."""
     fold = (torch.arange(rows.number) % FOLDS).repeat(len(rows.z))
-    filled, seen = rows.z.flatten(0, 1).clone(), rows.seen.flatten(0, 1)
+    filled = rows.z.flatten(0, 1).clone()
     sums = torch.zeros(FOLDS, *correlation.shape, dtype=filled.dtype)
-    patterns, which = torch.unique(seen, dim=0, return_inverse=True)
-    for number, shown in enumerate(patterns):
+    for shown, here in patterns:
         if bool(shown.all()):
             continue
-        here, hidden = (which == number).nonzero(), (~shown).nonzero()
+        hidden = (~shown).nonzero()
         across = correlation[shown][:, ~shown]
         root = torch.linalg.cholesky(correlation[shown][:, shown])
         gain = torch.cholesky_solve(across, root)
-        filled[here, hidden.mT] = filled[here[:, 0]][:, shown] @ gain
+        filled[here[:, None], hidden.mT] = filled[here][:, shown] @ gain
         left = correlation[~shown][:, ~shown] - across.mT @ gain
-        for k, times in enumerate(fold[here[:, 0]].bincount(minlength=FOLDS).tolist()):
+        for k, times in enumerate(fold[here].bincount(minlength=FOLDS).tolist()):
             sums[k, hidden, hidden.mT] += times * left
     for k in range(FOLDS):
         sums[k] += filled[fold == k].mT @ filled[fold == k]
@@ -150,10 +151,11 @@ def best_trust(rows: Rows, block: Tensor) -> Tensor:
     if len(trust) == 1:
         return trust
     second = torch.arange(rows.number) % 2 == 1
-    learned, judges = correlations(rows.take(~second), block), _judges(rows.take(second))
+    learned, (judges, seen) = correlations(rows.take(~second), block), _judges(rows.take(second))
+    patterns = patterns_of(seen)
 
     def score(trust: Tensor) -> float:
-        return _missed(trusted(learned, trust, block).float(), judges, block)
+        return _missed(trusted(learned, trust, block).float(), judges, patterns, block)
 
     trust = min((trust * t for t in TRUSTS), key=score)
     for number in range(len(trust)):
@@ -162,29 +164,30 @@ def best_trust(rows: Rows, block: Tensor) -> Tensor:
     return trust
 
 
-def _judges(rows: Rows) -> Rows:
+def _judges(rows: Rows) -> tuple[Tensor, Tensor]:
     """The first rows, of their first pass, that have one of the commonest patterns of holes."""
     z, seen = rows.z[0].float(), rows.seen[0]
     _, which, count = torch.unique(seen, dim=0, return_inverse=True, return_counts=True)
     patterns = max(8, int(CHOSEN / z.shape[1] ** 3))
     common = torch.isin(which, count.argsort(descending=True, stable=True)[:patterns])
     chosen = common.nonzero()[:JUDGED, 0]
-    return Rows(z[chosen], seen[chosen])
+    return z[chosen], seen[chosen]
 
 
-def _missed(covariance: Tensor, rows: Rows, block: Tensor) -> float:
+def _missed(covariance: Tensor, z: Tensor, patterns: Patterns, block: Tensor) -> float:
     """Squared errors of E[x_b | x_seen but for b], their mean in each block b, summed over blocks.
 
     With P the inverse covariance of what a row shows they are P_bb⁻¹ (P x)_b.
     """
-    patterns, which = torch.unique(rows.seen, dim=0, return_inverse=True)
-    missed = torch.zeros_like(rows.z)
-    for number, seen in enumerate(patterns):
-        both, here = seen[:, None] & seen, which == number
+    blocks = _each(block)
+    missed, shown = torch.zeros_like(z), torch.zeros_like(block)
+    for seen, here in patterns:
+        shown += len(here) * seen
+        both = seen[:, None] & seen
         precision = torch.linalg.inv(torch.where(both, covariance, torch.diag((~seen).float())))
-        pulls = rows.z[here] @ precision
-        for own in _each(block):
+        pulls = z[here] @ precision
+        for own in blocks:
             errors = torch.linalg.solve(precision[own][:, own], pulls[:, own].mT).mT
-            missed[here[:, None] & own] = errors.flatten()
-    found, shown = missed.square().sum(0), rows.seen.sum(0)
-    return float(sum(found[own].sum() / shown[own].sum().clamp_min(1) for own in _each(block)))
+            missed[here[:, None], own.nonzero().mT] = errors
+    found = missed.square().sum(0)
+    return float(sum(found[own].sum() / shown[own].sum().clamp_min(1) for own in blocks))

@@ -29,9 +29,6 @@ def errors(rows: int, sigma: torch.Tensor, seed: int = 0) -> torch.Tensor:
     return zoo.randn(rows, 5) @ torch.linalg.cholesky(sigma).mT
 
 
-BLOCK = torch.arange(len(SIZES)).repeat_interleave(torch.tensor(SIZES))
-
-
 def whole(z: torch.Tensor) -> Rows:
     """One pass of rows without holes."""
     return Rows(z[None], torch.ones_like(z[None], dtype=torch.bool))
