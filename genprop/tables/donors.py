@@ -9,13 +9,14 @@ from torch.distributions import Distribution
 
 from genprop.conditional import Family, LocationScale
 from genprop.data import Batch
+from genprop.holes import patterns_of
 from genprop.model import Model
 from genprop.prior import Prior
 from genprop.samplers.neighbour import nearest
 from genprop.shapes import Elements, Seen
 from genprop.stack import joint_code
 from genprop.tables.columns import Columns
-from genprop.tables.row_noise import RowNoise, distinct, keys_of
+from genprop.tables.row_noise import RowNoise, distinct, keys_of_rows
 
 AVERAGED = 20  # draws of a code that is unseen, where no mean of it is known
 ROWS = 4096  # encoded at once
@@ -85,7 +86,7 @@ def lent(
     model.check(donors)
     masks, shown = batch.masks(), donors.masks()
     groups = [(pattern, rows, _able(shown, pattern)) for pattern, rows in _patterns(masks)]
-    spread = {name: _spread(donors.x[name], mask) for name, mask in shown.items()}
+    spread = {n: _spread(donors.x[n], mask) for n, mask in shown.items()} if residuals else {}
     with RowNoise(keys):
         # a number a row at a time, because a dimension as long as the rows would not be told apart
         chance = torch.stack([torch.rand(len(keys)) for _ in range(2 * draws + neighbours)], -1)
@@ -113,9 +114,8 @@ def lent(
 def _patterns(masks: dict[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """Every pattern of holes that occurs, and the numbers of its rows."""
     sizes = [mask.shape[1] for mask in masks.values()]
-    every, which = torch.unique(torch.cat([*masks.values()], -1), dim=0, return_inverse=True)
-    for number, pattern in enumerate(every):
-        yield dict(zip(masks, pattern.split(sizes), strict=True)), (which == number).nonzero()[:, 0]
+    for pattern, rows in patterns_of(torch.cat([*masks.values()], -1)):
+        yield dict(zip(masks, pattern.split(sizes), strict=True)), rows
 
 
 def _able(shown: dict[str, Tensor], pattern: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -204,10 +204,16 @@ def _expected(model: Model, batch: Batch) -> Expected:
 
 
 @torch.no_grad()
-def expected(model: Model, batch: Batch) -> Expected:
+def expected(model: Model, batch: Batch, below: Batch | None = None) -> Expected:
     """The code of rows by the mode of every encoder, and what its decoders expect of the unseen.
 
     What is unseen of a code has its mean given the rest of the code.
+
+    Args:
+        model: the model.
+        batch: rows, any of their cells unseen.
+        below: of a joint model, the data whose codes the rows are; chance depends on what they
+            hold, because the last digits of a code depend on what is encoded with it.
 
     >>> from genprop.conditional import Bernoulli
     >>> from genprop.priors.gaussian import GaussianPrior
@@ -217,17 +223,18 @@ def expected(model: Model, batch: Batch) -> Expected:
     >>> made.code.shape, made.x["x"].sum().item(), made.real["x"].any().item()
     (torch.Size([3, 2]), 12.0, False)
     """
+    told = below or batch
     paths = model.encode(batch, point=True)
     code, seen, prior = joint_code(paths)[0], model.code_seen(batch), model.prior
     top, raw = code, torch.full_like(code[0], not prior.discrete, dtype=torch.bool)
     if isinstance(prior, Model):
-        above = expected(prior, prior.batch(code, seen))
+        above = expected(prior, prior.batch(code, seen), told)
         top, code = above.code, torch.cat([*above.x.values()], -1)
         raw = torch.cat([*above.real.values()], -1)
     elif seen is not None and bool((partly := ~seen.all(-1)).any()):
         code = top = code.clone()
-        code[partly] = _completed(prior, code[partly], seen[partly])
-    below = {} if seen is None else model.decode(code, point=True)
+        code[partly] = _completed(prior, code[partly], seen[partly], told.take(partly))
+    made = {} if seen is None else model.decode(code, point=True)
     x, real = {}, {}
     parts = raw.split([*model.sizes.values()], -1)
     for (name, stack), part in zip(model.named_stacks(), parts, strict=True):
@@ -237,7 +244,7 @@ def expected(model: Model, batch: Batch) -> Expected:
             real[name] = real_elements(stack[0].decoder.family).to(code.device)
         x[name] = batch.x[name]
         if mask is not None:
-            mean = below[name].x
+            mean = made[name].x
             if not stack.elementwise:
                 own = stack[0].decoder(paths[name].h[1][0]).given(batch.x[name], mask).mean
                 mean = torch.where(mask.any(-1, keepdim=True), own, mean)
@@ -245,13 +252,12 @@ def expected(model: Model, batch: Batch) -> Expected:
     return Expected(top, x, real)
 
 
-def _completed(prior: Prior, code: Elements, seen: Seen) -> Elements:
+def _completed(prior: Prior, code: Elements, seen: Seen, rows: Batch) -> Elements:
     """Codes with the mean of what is unseen of them, the same for a row in any batch."""
     law = prior.condition(code, seen)
     if type(law).mean is not Distribution.mean:
         return torch.where(seen, code, law.mean)
-    keys = keys_of([torch.where(seen, code, 0), seen.to(code.dtype)], 0).to(code.device)
-    with RowNoise(keys):
+    with RowNoise(keys_of_rows(rows, 0).to(code.device)):
         drawn = law.sample((distinct(AVERAGED, {*code.shape}),))
     return torch.where(seen, code, drawn.mean(0))
 

@@ -26,7 +26,7 @@ from genprop.tables.donors import lent
 from genprop.tables.filled import LENDING, SINGLE, WAYS, Filled, effective, together
 from genprop.tables.missingness import DRAWS
 from genprop.tables.not_at_random import COMPLETIONS, explains_holes, weigh_whole_rows
-from genprop.tables.row_noise import RowNoise, distinct, keys_of
+from genprop.tables.row_noise import RowNoise, distinct, keys_of_rows
 from genprop.unseen import Law, unseen
 
 METHODS = ("auto", *WAYS)
@@ -166,8 +166,7 @@ def fill(
     bend, unbend = features or _means, averages or _as_they_are
     masks = batch.masks()
     holes = ~torch.stack([mask.all(-1) for mask in masks.values()]).all(0)
-    seen = [mask.to(batch.x[name].dtype) for name, mask in masks.items()]
-    keys = keys_of([*batch.x.values(), *seen], seed).to(model.like.device)
+    keys = keys_of_rows(batch, seed).to(model.like.device)
     if how.method in LENDING:
         residuals = how.method == "residuals"
         drawn = lent(model, batch, how.donors, how.draws, how.neighbours, residuals, keys)

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from genprop.data import Batch
+
 GOLDEN = -7046029254386353131  # 2^64 / the golden ratio, odd, as a signed number
 FIRST, SECOND = -4658895280553007687, -7723592293110705685
 HALVINGS = 60
@@ -93,6 +95,16 @@ def keys_of(parts: Sequence[Tensor], seed: int) -> Tensor:
         # with its place, so that two columns that change places are told apart
         total = mixed(total) + mixed(bits + place).sum(1)
     return mixed(total + _earlier(total.numpy()) * FIRST)
+
+
+def keys_of_rows(batch: Batch, seed: int) -> Tensor:
+    """``keys_of`` what rows hold and where they hold nothing.
+
+    >>> batch = Batch.of(torch.tensor([[1.0], [float("nan")]]))
+    >>> torch.equal(keys_of_rows(batch, 0)[1:], keys_of_rows(batch.take(slice(1, 2)), 0))
+    True
+    """
+    return keys_of([*batch.x.values(), *batch.masks().values()], seed)
 
 
 def mixed(z: Tensor) -> Tensor:
