@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from genprop.conditional import Autoregressive, Bernoulli, Categorical, Family, Gaussian, Logistic
 from genprop.convolutional import Convolutions
 from genprop.correlated import CorrelatedGaussian
-from genprop.data import Batch
+from genprop.data import Batch, Share
 from genprop.model import Model
 from genprop.nets import frozen
 from genprop.prior import Prior
@@ -111,13 +111,13 @@ def _regresses(model: Model) -> bool:
 
 
 @torch.no_grad()
-def learn_correlations(model: Model, batch: Batch, hide: float) -> None:
+def learn_correlations(model: Model, batch: Batch, hide: Share) -> None:
     """Fits the covariances of what codes left of rows, which are encoded as in training.
 
     Args:
         model: a trained one, of whose decoders some may be ``CorrelatedGaussian``.
         batch: rows, any of their cells unseen; of more than 5,000 every n-th is read.
-        hide: the share of rows of which encoders are told less.
+        hide: of which rows encoders are told less (``Batch.hide``).
     """
     if not any(isinstance(module, CorrelatedGaussian) for module in model.modules()):
         return

@@ -212,7 +212,9 @@ MODEL = {
 }
 TRAINING = {
     "hide": Argument(
-        NUMBER, "0.25", "Share of the rows that show only a random part of their cells."
+        _by_modality(NUMBER, "'label=0.5' for modalities hidden whole"),
+        "0.25",
+        "Share of the rows that show only some cells; or 'label=0.5', that hide it whole.",
     ),
     "explain": Argument(YES, "no", "Whether decoders explain what was hidden, too."),
     "practise": Argument(YES, "no", "Whether rows with hidden cells teach encoders alone."),

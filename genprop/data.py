@@ -9,6 +9,8 @@ from torch import Tensor
 
 from genprop.shapes import Rows
 
+Share = float | Mapping[str, float]  # of rows that hide something: of all, or by modality
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -73,7 +75,9 @@ class Batch:
 
     def _without(self, masks: dict[str, Tensor | None]) -> "Batch":
         """The rows as if no more were seen than these masks say."""
-        values = {n: torch.where(m, self.x[n], 0) for n, m in masks.items() if m is not None}
+        values = {
+            n: x if (m := masks[n]) is None else torch.where(m, x, 0) for n, x in self.x.items()
+        }
         return type(self)(values, masks)
 
     def split(self, share: float) -> tuple["Batch", "Batch | None"]:
@@ -125,33 +129,55 @@ class Batch:
 
     def hide(
         self,
-        probability: float,
+        share: Share,
         sizes: Mapping[str, Sequence[int]] | None = None,
         explain: bool = False,
     ) -> "Batch":
-        """In rows chosen with this probability, hides cells at a rate that is uniform for each row.
+        """Hides a part of some rows, by chance.
 
-        Of several modalities, every second of these rows hides each modality whole or not at all.
-        So encoders meet whole rows as well as every pattern of missing cells and modalities.
+        A number is the probability of a row to be chosen. In chosen rows cells are hidden at a rate
+        that is uniform for each row; of several modalities, every second of these rows hides each
+        modality whole or not at all. So encoders meet whole rows as well as every pattern of
+        missing cells and modalities. By modality it is the probability that a row hides it whole,
+        whatever else the row hides; what is not named is never hidden.
 
         Args:
-            probability: of a row to be chosen.
+            share: of the rows, or by modality.
             sizes: of each modality the elements of its variables in order, those of a one-hot group
                 being one: it is hidden whole or not at all.
             explain: whether cells are hidden from encoders only, so that decoders explain what
                 encoders were not told; else they are as if not seen.
+
+        >>> batch = Batch.of({"x": torch.ones(2, 2), "y": torch.ones(2, 1)}).hide({"y": 1.0})
+        >>> batch.masks()["x"].all().item(), batch.masks()["y"].any().item()
+        (True, False)
         """
+        hidden = self._whole(share) if isinstance(share, Mapping) else self._any(share, sizes or {})
+        masks: dict[str, Tensor | None] = dict(self.seen)
+        for name, cells in hidden.items():
+            seen = self.seen[name]
+            masks[name] = ~cells if seen is None else seen & ~cells
+        return type(self)(self.x, self.seen, masks) if explain else self._without(masks)
+
+    def _whole(self, share: Mapping[str, float]) -> dict[str, Tensor]:
+        """The cells of modalities that are hidden whole."""
+        there = {name: self.x[name] for name in self.x if name in share}
+        return {
+            name: (torch.rand(len(x), 1, device=x.device) < share[name]).expand(x.shape)
+            for name, x in there.items()
+        }
+
+    def _any(self, share: float, sizes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+        """The cells that are hidden in chosen rows."""
         first = next(iter(self.x.values()))
-        chosen = torch.rand(len(first), 1, device=first.device) < probability
+        chosen = torch.rand(len(first), 1, device=first.device) < share
         whole = torch.rand(len(first), 1, device=first.device) < (0.5 if len(self.x) > 1 else 0.0)
-        masks: dict[str, Tensor | None] = {}
+        hidden = {}
         for name, x in self.x.items():
             rate = torch.rand(len(x), 1, device=x.device)
-            alike = _alike(x, (sizes or {}).get(name))
-            hidden = torch.where(whole, rate < 0.5, alike < rate)
-            seen = self.seen[name]
-            masks[name] = ~(chosen & hidden) if seen is None else seen & ~(chosen & hidden)
-        return type(self)(self.x, self.seen, masks) if explain else self._without(masks)
+            cells = torch.where(whole, rate < 0.5, _alike(x, sizes.get(name)) < rate)
+            hidden[name] = chosen & cells
+        return hidden
 
     def entropy(self) -> float:
         """H of the rows' empirical law in nats, NaN unless all values are seen and whole numbers.
@@ -167,6 +193,15 @@ class Batch:
         counts = torch.unique(table, dim=0, return_counts=True)[1].double()
         share = counts / counts.sum()
         return float(-(share * share.log()).sum())
+
+
+def shares(share: Share) -> list[float]:
+    """Each share.
+
+    >>> shares(0.5), shares({"x": 0.0, "y": 1.0})
+    ([0.5], [0.0, 1.0])
+    """
+    return [*share.values()] if isinstance(share, Mapping) else [share]
 
 
 def _alike(x: Tensor, sizes: Sequence[int] | None) -> Tensor:

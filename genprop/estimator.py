@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from genprop.beginning import fit_by_prior
 from genprop.build import PARTS, build_model, build_rule, learn_beforehand, learn_correlations
-from genprop.data import Batch
+from genprop.data import Batch, Share
 from genprop.encodings import OfLabels, drawn, encoded, label_among, labels_of, learned
 from genprop.fitted import keep_history, load_fitted, save_fitted
 from genprop.likelihood.estimate import Estimate
@@ -40,8 +40,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A deep generative model of rows: fit it, sample it, impute with it, trust its likelihood.
 
     P(x, h) = P(h_L) ∏_l P(h_{l-1} | h_l) is trained beside encoders Q(h_l | h_{l-1}) so that
-    KL(Q‖P) falls, credit being assigned by a local rule. NaN (or None, a table's NA, the mask of a
-    masked array) says that a cell is missing, in every method.
+    KL(Q‖P) falls, by a local rule of credit. NaN (None, NA, or a mask) says that a cell is missing.
 
     Args:
         hidden: sizes of h_1, …, h_L from the data upward, ``()`` for a prior on the data itself; by
@@ -67,7 +66,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         dropout: probability that a hidden unit is left out in training, falling to 0 at its end.
         regress: whether encoders of data read, in place of what is missing, a regression of it.
         weights: by modality a factor of its log-likelihood in training, which is then no bound.
-        hide: share of training rows that show only some cells, for encoders to meet every pattern.
+        hide: share of training rows that show only some cells, for encoders to meet every pattern;
+            or by modality, of rows that hide it whole: with ``{"label": 0.5}`` labels alone.
         explain: whether decoders explain what was hidden, too, which is for imputation.
         practise: whether those rows teach encoders alone, for draws that are as sharp as the data.
         balance: least share of visits in training to rows that show each modality (``visits``).
@@ -115,7 +115,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         dropout: float = 0.0,
         regress: bool = False,
         weights: Mapping[str, float] | None = None,
-        hide: float = 0.25,
+        hide: Share = 0.25,
         explain: bool = False,
         practise: bool = False,
         balance: float = 0.0,

@@ -1,7 +1,8 @@
 """What a top-level prior P(h) can do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch.distributions import Distribution
 
 from genprop.distributions import Product, Scale
 from genprop.mixture import MixtureNormal
+from genprop.nets import constant
 from genprop.shapes import Elements, PerRow, Seen
 
 Law = Product | MixtureNormal
@@ -51,6 +53,12 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def refit(self, codes: Elements) -> None:
         """Fits P(h) anew to the codes ``(rows, elements)``; the layers below are not touched."""
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it P(h) is constant in all parameters, also in those that are others' as well."""
+        with constant(self):
+            yield
 
 
 class DensityPrior(Prior, ABC):

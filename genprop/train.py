@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from genprop.codes import tell_prior
-from genprop.data import Batch
+from genprop.data import Batch, Share, shares
 from genprop.model import Model
+from genprop.names import check_names
 from genprop.nets import fade, frozen
 from genprop.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule, make_optimizer
 from genprop.progress import Progress
@@ -52,7 +53,8 @@ class Trainer:
             function of the share of training that is done, between 0 and 1.
         clip: largest norm of each layer's gradient, or None.
         hide: probability that a row shows only a random part of what is seen of it, the part's
-            size uniform: it teaches encoders every pattern of missing cells.
+            size uniform: it teaches encoders every pattern of missing cells. Or by modality, that
+            a row hides it whole: it teaches them what will be asked (``Batch.hide``).
         explain: whether decoders explain what was hidden from encoders, too.
         practise: whether rows with hidden parts teach encoders alone, decoders and prior learning
             of the same rows whole, which takes twice as long (``practised``).
@@ -71,7 +73,7 @@ class Trainer:
     weight_decay: float | None = None
     schedule: str | Schedule = "constant"
     clip: float | None = None
-    hide: float = 0.0
+    hide: Share = 0.0
     explain: bool = False
     practise: bool = False
     balance: float = 0.0
@@ -105,6 +107,8 @@ class Trainer:
         """
         model.check(data)
         rule.check(model)
+        if isinstance(self.hide, Mapping):
+            check_names("hide", self.hide, data.x)
         if validation is not None:
             model.check(validation)
         with Progress(self.epochs, self.verbose) as progress:
@@ -153,7 +157,7 @@ class _Run:
         self.stepper: Any = self.fabric.setup_optimizers(self.optimizer)
         self.schedule = SCHEDULES.get(str(how.schedule)) or how.schedule
         self.variables = variables(model)
-        self.negentropy = math.nan if how.hide else -data.entropy()
+        self.negentropy = math.nan if any(shares(how.hide)) else -data.entropy()
         self.batch_size = _batch_size(how.batch_size, data.rows)
         # a copy costs as much as an update
         self.rhythm = math.ceil(COPY * self.batch_size / data.rows)
@@ -239,7 +243,7 @@ class _Run:
 
     def _terms(self, batch: Batch) -> Iterator[Term]:
         how = self.how
-        if not how.hide:
+        if not any(shares(how.hide)):
             return self.rule(self.model, batch)
         hidden = batch.hide(how.hide, self.variables, how.explain)
         if how.practise:
@@ -318,10 +322,14 @@ def _check(how: Trainer) -> None:
         raise ValueError(f"clip must be positive or None, but is {how.clip!r}")
     if how.weight_decay is not None and not how.weight_decay >= 0:
         raise ValueError(f"weight_decay must not be negative, but is {how.weight_decay!r}")
-    if not 0 <= how.hide <= 1:
-        raise ValueError(f"hide is a probability between 0 and 1, but is {how.hide!r}")
-    if how.practise and not how.hide:
-        raise ValueError("encoders practise on hidden parts, but hide=0 hides none; set hide=0.25")
+    if not all(0 <= share <= 1 for share in shares(how.hide)):
+        raise ValueError(
+            f"hide is a probability between 0 and 1, or one by modality, but is {how.hide!r}"
+        )
+    if how.practise and not any(shares(how.hide)):
+        raise ValueError(
+            f"encoders practise on hidden parts, but hide={how.hide!r} hides none; set hide=0.25"
+        )
     if not 0 <= how.balance < 1:
         raise ValueError(f"balance is a share from 0 to below 1, but is {how.balance!r}")
     if how.patience is not None and how.patience < 1:

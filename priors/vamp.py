@@ -71,6 +71,7 @@ class VampPrior(LawPrior):
         self._reads_bits = _for_each("binary", binary, len(encoders))
         known = _for_each("inputs", inputs, len(encoders))
         widths = [_width(*pair) for pair in zip(encoders, known, strict=True)]
+        self._law: MixtureNormal | None = None
         self.encoders = nn.ModuleList(encoders)
         self.logits = nn.Parameter(torch.zeros(components))
         self.pseudo_inputs = nn.ParameterList(torch.randn(components, n) for n in widths)
@@ -78,11 +79,22 @@ class VampPrior(LawPrior):
     @property
     def law(self) -> MixtureNormal:
         """The mixture as a distribution; its gradient reaches pseudo-inputs and encoders."""
+        if self._law is not None:
+            return self._law
         parts = zip(self.encoders, self.pseudo_inputs, self._reads_bits, strict=True)
         laws = [encoder(u.sigmoid() if bits else u) for encoder, u, bits in parts]
         loc = torch.cat([law.mean for law in laws], -1)
         scale = torch.cat([law.stddev for law in laws], -1)
         return MixtureNormal(self.logits.log_softmax(-1), IndependentNormal(loc, scale))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        with torch.no_grad():
+            self._law = self.law
+        try:
+            yield
+        finally:
+            self._law = None
 
     def refit(self, codes: Elements) -> None:
         """Maximum likelihood of pseudo-inputs and weights by L-BFGS; the encoders stay.

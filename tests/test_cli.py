@@ -411,6 +411,18 @@ def test_the_default_that_is_told_is_the_default(name: str) -> None:
     assert read_settings({name: told}) == {name: default}
 
 
+def test_modalities_are_hidden_whole_in_shares_of_their_own(genprop: Genprop) -> None:
+    rng = np.random.default_rng(0)
+    np.savez("rows.npz", image=rng.random((40, 4)), label=rng.integers(2, size=40))
+    words = ["--hide", "label=0.5 image=0.1", "--epochs", "1", "--hidden", "2"]
+    assert genprop("fit", "rows.npz", "--out", "model", *words).status == 0
+    assert GenProp.load("model").hide == {"label": 0.5, "image": 0.1}
+    wrong = genprop("fit", "rows.npz", "--out", "new", "--hide", "lable=0.5")
+    assert wrong.sentence.startswith("hide names 'lable'")
+    assert "is 'label' meant?" in wrong.sentence
+    assert not Path("new").exists()
+
+
 def test_help_names_every_option(genprop: Genprop) -> None:
     text = genprop("fit", "--help").out
     assert all(f"--{name.replace('_', '-')}" in text for name in ARGUMENTS)

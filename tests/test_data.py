@@ -95,6 +95,37 @@ def test_hiding_touches_the_share_of_rows_it_was_told_and_half_of_their_cells() 
     assert kept.mean().item() == pytest.approx(0.85, abs=5 * math.sqrt(0.0775 / 4000))
 
 
+@given(tables(), st.booleans())
+def test_hiding_by_modality_hides_whole_what_is_named(
+    table: tuple[Tensor, Tensor], explain: bool
+) -> None:
+    rows = len(table[0])
+    other = {"b": torch.ones(rows, 2), "c": torch.ones(rows, 1)}
+    batch = Batch.of({"a": table[0], **other}, {"a": table[1]})
+    fewer = batch.hide({"b": 1.0}, explain=explain)
+    told = {name: fewer.told(name) for name in "abc"}
+    assert told["b"] is not None
+    assert not told["b"].any()
+    assert told["c"] is None or told["c"].all()
+    assert torch.equal(mask_of(fewer, "a"), mask_of(batch, "a"))
+    assert told["a"] is None or torch.equal(told["a"], mask_of(batch, "a"))
+    if explain:
+        assert all(torch.equal(mask_of(fewer, name), mask_of(batch, name)) for name in "abc")
+
+
+def test_modalities_are_hidden_in_their_shares_of_rows_and_independently() -> None:
+    # of 4000 rows; errors are five standard deviations of a share of that many
+    told = Batch.of({"a": torch.ones(4000, 3), "b": torch.ones(4000, 2)}).hide({"a": 0.3, "b": 0.5})
+    a, b = ((~mask_of(told, name)).float() for name in "ab")
+    assert (a == a[:, :1]).all()
+    assert (b == b[:, :1]).all()
+    found = [a[:, 0].mean(), b[:, 0].mean(), (a[:, 0] * b[:, 0]).mean()]
+    for share, expected in zip(found, (0.3, 0.5, 0.15), strict=True):
+        assert share.item() == pytest.approx(
+            expected, abs=5 * math.sqrt(expected * (1 - expected) / 4000)
+        )
+
+
 @given(tables(), st.data())
 def test_rows_taken_are_those_rows(table: tuple[Tensor, Tensor], data: st.DataObject) -> None:
     batch = Batch.of({"a": table[0], "b": torch.ones(len(table[0]), 2)}, {"a": table[1]})

@@ -24,7 +24,7 @@ def practised(rule: Rule, model: Model, batch: Batch, hidden: Batch) -> Iterator
     """
     yield from rule(model, batch)
     with ExitStack() as held:
-        held.enter_context(constant(model.summit))
+        held.enter_context(model.summit.held())
         for _, stack in model.all_stacks():
             for level in range(len(stack.layers)):
                 held.enter_context(constant(stack[level].decoder))

@@ -9,6 +9,8 @@ import torch
 import zoo
 
 from genprop.estimator import GenProp
+from genprop.model import Model
+from genprop.priors.vamp import VampPrior
 from genprop.rules.practice import practised
 from genprop.rules.target import TargetPropagation
 from genprop.train import Trainer
@@ -43,6 +45,39 @@ def test_hidden_rows_reach_no_decoder_and_no_prior(model: str, rule: str) -> Non
     assert all(p.requires_grad for p in net.parameters())
     encoders = [s[k].encoder for _, s in net.all_stacks() for k in range(len(s.layers))]
     assert any(p.grad is not None and p.grad.any() for e in encoders for p in e.parameters())
+
+
+def under_vamp() -> Model:
+    """Two modalities under a prior that is made of their encoders."""
+    stacks = dict(zoo.two_modalities().named_stacks())
+    encoders = [stack[-1].encoder for stack in stacks.values()]
+    return zoo.perturbed(Model(stacks, VampPrior(encoders, components=3)), 0.1)
+
+
+@pytest.mark.parametrize("rule", zoo.rules())
+def test_encoders_that_a_prior_is_made_of_practise_as_if_it_were_a_constant(rule: str) -> None:
+    net, kind = under_vamp(), zoo.rules()[rule]()
+    beside = Model(deepcopy(dict(net.named_stacks())), deepcopy(net.prior).requires_grad_(False))
+    batch = zoo.batch(net)
+    torch.manual_seed(0)
+    hidden = batch.hide(1.0, explain=True)
+    found = []
+    for model in (net, beside):
+        torch.manual_seed(1)
+        terms = practised(kind, model, batch, hidden)
+        for _ in list(kind(model, batch)):
+            next(terms)
+        for term in terms:
+            if term.value.requires_grad:
+                term.value.backward()
+        found.append({n: p.grad for n, p in model.stacks.named_parameters() if "encoder" in n})
+    own, expected = found
+    assert own.keys() == expected.keys()
+    assert any(gradient is not None and gradient.any() for gradient in own.values())
+    for name, gradient in own.items():
+        torch.testing.assert_close(gradient, expected[name], msg=name)
+    assert net.prior.logits.grad is None
+    assert all(u.grad is None for u in net.prior.pseudo_inputs)
 
 
 def test_samples_are_as_sharp_as_the_data() -> None:
