@@ -33,7 +33,9 @@ KNOWN = {
 )
 def test_weights_forth_and_inverse_weights_back_have_no_bias(name, start):
     model = KNOWN[name]()
-    h, x = simulated(model, (200,))
+    # inverse weights are so skewed (by 10) that of 200 rows the mean is no normal number: by the
+    # processor's last digits 0.89 with an error of 0.02 was seen, of 3,000 rows 1.003 with 0.01
+    h, x = simulated(model, (3000,))
     batch = Batch.of(x)
     truth = torch.from_numpy(exact(model, batch).log_prob)
     way = Annealing(8, steps=2, start=start)  # too few temperatures, so that a bias would show
