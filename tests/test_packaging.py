@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,8 +124,8 @@ def test_help_is_quick(tmp_path: Path) -> None:
     command = Path(sysconfig.get_path("scripts"), "genprop")
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = sum(os.times()[2:4])  # of the processor, by children: others may be at work beside
         text = run([command, "--help"], tmp_path)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(sum(os.times()[2:4]) - start)
     assert "demo" in text
-    assert min(seconds) <= 2.0
+    assert 0 < min(seconds) <= 2.0
