@@ -34,7 +34,7 @@ CONTENDERS: dict[str, dict[str, Any]] = {
 # of 784 pixels and one label, the code would be told of the pixels alone; few labels are met often
 # instead, or what is drawn by a label alone would hardly be practised
 # where all are known labels alone are hidden: 0.977 of 5,000 validation digits are read right in
-# place of 0.963; of 1,000 labels that makes 0.893 of 0.898
+# place of 0.963; with 1,000 labels it would be 0.893 in place of 0.898
 ALL = {"weights": {"label": 1000.0}, "hide": {"label": 0.9}}
 FEW = {"weights": {"label": 100.0}, "balance": 0.4}
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genprop.holes import Patterns, patterns_of
+from genprop.patterns import Patterns, patterns_of
 
 FOLDS = 5  # of rows, by which eigenvalues are judged
 STEPS = 6  # of expectation; with few rows more learn them by heart
@@ -167,10 +167,9 @@ def best_trust(rows: Rows, block: Tensor) -> Tensor:
 def _judges(rows: Rows) -> tuple[Tensor, Tensor]:
     """The first rows, of their first pass, that have one of the commonest patterns of holes."""
     z, seen = rows.z[0].float(), rows.seen[0]
-    _, which, count = torch.unique(seen, dim=0, return_inverse=True, return_counts=True)
-    patterns = max(8, int(CHOSEN / z.shape[1] ** 3))
-    common = torch.isin(which, count.argsort(descending=True, stable=True)[:patterns])
-    chosen = common.nonzero()[:JUDGED, 0]
+    most = max(8, int(CHOSEN / z.shape[1] ** 3))
+    common = sorted(patterns_of(seen), key=lambda pattern: -len(pattern[1]))[:most]
+    chosen = torch.cat([here for _, here in common]).sort().values[:JUDGED]
     return z[chosen], seen[chosen]
 
 

@@ -1,13 +1,9 @@
-"""Which cells of data hold nothing, however that is written, and which rows lack the same."""
+"""Which cells of data hold nothing, however that is written."""
 
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-
-Patterns = list[tuple[Tensor, Tensor]]
 
 
 def missing_cells(values: NDArray[Any]) -> NDArray[np.bool_]:
@@ -25,13 +21,3 @@ def missing_cells(values: NDArray[Any]) -> NDArray[np.bool_]:
     import pandas as pd
 
     return np.asarray(pd.isna(values))
-
-
-def patterns_of(seen: Tensor) -> Patterns:
-    """Every mask that occurs among ``(rows, elements)``, and the numbers of its rows.
-
-    >>> patterns_of(torch.tensor([[True, False], [True, True], [True, False]]))
-    [(tensor([ True, False]), tensor([0, 2])), (tensor([True, True]), tensor([1]))]
-    """
-    every, which = torch.unique(seen, dim=0, return_inverse=True)
-    return [(mask, (which == number).nonzero()[:, 0]) for number, mask in enumerate(every)]

@@ -28,7 +28,7 @@ FACES = (
 # Lowest first: a module imports from the floors below its own.
 FLOORS = (
     ("shapes", "names", "seeds", "threads", "resampling", "convergence", "arviz_api", "optimizers"),
-    ("idx", "csv_table", "folders", "sentences", "holes"),
+    ("idx", "csv_table", "folders", "sentences", "holes", "patterns"),
     ("tables.column_choice", "tables.multiple", "tables.ampute", "tables.calibration"),
     ("nets", "regressed", "distributions", "correlations"),
     ("multivariate", "logistic", "student", "counts", "autoregressive", "corruption"),

@@ -9,8 +9,8 @@ from torch.distributions import Distribution
 
 from genprop.conditional import Family, LocationScale
 from genprop.data import Batch
-from genprop.holes import patterns_of
 from genprop.model import Model
+from genprop.patterns import patterns_of
 from genprop.prior import Prior
 from genprop.samplers.neighbour import nearest
 from genprop.shapes import Elements, Seen
