@@ -86,6 +86,12 @@ class Trainer:
     def __post_init__(self) -> None:
         _check(self)
 
+    def check(self, model: Model, rule: Rule) -> None:
+        """Refuses, before work starts, a rule that does not fit the model, or a hidden stranger."""
+        rule.check(model)
+        if isinstance(self.hide, Mapping):
+            check_names("hide", self.hide, model.stacks)
+
     def fit(
         self, model: Model, rule: Rule, data: Batch, validation: Batch | None = None
     ) -> list[Row]:
@@ -105,10 +111,8 @@ class Trainer:
             ValueError: rule or data do not fit the model.
             FloatingPointError: the loss stayed non-finite though the step was lowered.
         """
+        self.check(model, rule)
         model.check(data)
-        rule.check(model)
-        if isinstance(self.hide, Mapping):
-            check_names("hide", self.hide, data.x)
         if validation is not None:
             model.check(validation)
         with Progress(self.epochs, self.verbose) as progress:
@@ -263,16 +267,8 @@ class _Run:
         kl = sum(v for k, v in means.items() if k != "bound" and not k.endswith(".target"))
         row: Row = {"epoch": len(self.history) + 1.0, "train": means.pop("bound", kl)}
         row["validation"] = self._validate()
-        return {
-            **row,
-            **means,
-            "data": self.negentropy,
-            "kl": kl + self.negentropy,
-            "lr": self._lr(),
-        }
-
-    def _lr(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
+        lr = self.optimizer.param_groups[0]["lr"]
+        return {**row, **means, "data": self.negentropy, "kl": kl + self.negentropy, "lr": lr}
 
     def _validate(self) -> float:
         if self.validation is None:

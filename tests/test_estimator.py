@@ -264,8 +264,10 @@ def test_bad_data_is_refused_in_a_sentence(X, message):
     ],
 )
 def test_bad_arguments_are_refused_before_training(arguments, message):
+    model = GenProp(**{**SMALL, **arguments})
     with pytest.raises(ValueError, match=message):
-        GenProp(**{**SMALL, **arguments}).fit(holes())
+        model.fit(holes())
+    assert not hasattr(model, "model_")
 
 
 def test_a_text_or_date_column_is_named():
