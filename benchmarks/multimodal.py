@@ -272,8 +272,8 @@ def judged(line: tuple[float, int, str], measure: str, values: Values) -> report
     It is told beside the one that it leads least, over the splits on which that was measured.
     """
     missing, given, view = line
-    hidden = f"{view} hidden" if view else f"{given} views given"
-    name = f"{measure}, {hidden}, {missing:.0%} missing in training"
+    hidden = f" to draw {view}" if view else ""
+    name = f"{measure}, {given} views given{hidden}, {missing:.0%} missing in training"
     sign = 1 if MEASURES[measure] else -1
     duels = []
     for peer, theirs in values.items():

@@ -125,6 +125,8 @@ def test_contenders_are_scored_and_judged(folder: Path) -> None:
     bars = multimodal.judge(runs, by_view=False)
     assert len(bars) == 5 * 3 + 1  # a density where five are given
     assert all(set(bar) == {"name", "value", "bar", "holds"} for bar in bars)
+    bars += multimodal.judge(runs, by_view=True)
+    assert len({bar["name"] for bar in bars}) == len(bars) > 60
     assert len(multimodal.draw([r for r in rows if not r["view"]], quick=True).axes) == 3
 
 
