@@ -290,12 +290,14 @@ def _of_kind(prior: Prior, raw: Mapping[str, Family]) -> Prior:
 
 
 def _own_prior(tops: Tops) -> str:
-    """The simplest prior that can hold the codes."""
+    """The simplest prior that can hold the codes, and of several what tells most of each other."""
     if any(isinstance(family, Autoregressive) for family in tops.families):
         return "autoregressive"
     if any(is_discrete(family) for family in tops.families):
         return "factorial"
-    return "full" if len(tops.families) > 1 or not tops.layers else "gaussian"
+    if not tops.layers:
+        return "full"
+    return "mixture" if len(tops.families) > 1 else "gaussian"
 
 
 def _vamp(tops: Tops) -> Prior:

@@ -54,8 +54,8 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             ``"bernoulli"``, ``"categorical"``, ``"autoregressive"``.
         top: sizes of layers above the codes of all modalities together, whose encoder is told what
             of them is missing; with ``hidden=()`` they stand on the data itself.
-        prior: P(h_L), a ``Prior``, a ``Model`` of codes, or a name of ``build.PRIORS``; ``"auto"``
-            is ``"gaussian"``, of several modalities ``"full"``, of discrete codes ``"factorial"``.
+        prior: P(h_L), a ``Prior``, a ``Model`` or a name of ``build.PRIORS``; ``"auto"``: gaussian,
+            of several codes ``"mixture"``, of discrete codes ``"factorial"``, of data ``"full"``.
         rule: credit assignment: ``"target"``, ``"difference"``, ``"long"``, ``"rws"``, ``"elbo"``,
             ``"iwae"``, ``"dreg"``, or a ``Rule``.
         samples: paths drawn for each row in training; 1 is faster and fits less well.

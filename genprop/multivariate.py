@@ -90,11 +90,11 @@ class JointNormal(Continuous):
         if seen is None:
             return self.total(value)
         away = torch.where(seen, value - self.loc, 0)
-        roots = self.by_pattern(
-            seen, lambda patterns: torch.linalg.cholesky(self._seen_block(patterns))
-        )
+        blocks = self.by_pattern(seen, self._seen_block)
+        roots = blocks._replace(every=torch.linalg.cholesky(blocks.every.detach()))
+        volume: Tensor = _Volume.apply(blocks.every, roots.every)  # type: ignore[no-untyped-call]
         misfit = self._misfit(away, roots)
-        return -0.5 * misfit - roots.log_det() - seen.to(away).sum(-1) * HALF_LOG_2PI
+        return -0.5 * misfit - roots.by_row(volume) - seen.to(away).sum(-1) * HALF_LOG_2PI
 
     def smoothed(self, scale: Scale) -> "JointNormal":
         """The law of x + scale·ε, ε ~ N(0, I)."""
@@ -174,7 +174,7 @@ class ByPattern(NamedTuple):
     @property
     def each(self) -> Tensor:
         """Those of all rows, one beside the other."""
-        return self._by_row(self.every)
+        return self.by_row(self.every)
 
     def chosen(self, law: Tensor) -> "ByPattern":
         """Those of one law for each place, of the last dimension of laws.
@@ -187,10 +187,6 @@ class ByPattern(NamedTuple):
             which = which * number + place
         which = which * laws + law.clamp_max(laws - 1)
         return ByPattern(self.every.flatten(0, len(self.batch)), which, torch.Size())
-
-    def log_det(self) -> Tensor:
-        """Log of their determinants, where they are triangular."""
-        return self._by_row(_log_det(self.every))
 
     def apply(self, function: Callable[[Tensor, Tensor], Tensor], vectors: Tensor) -> Tensor:
         """A function of matrices and vectors ``(…, *rows, *batch, elements)``.
@@ -216,7 +212,8 @@ class ByPattern(NamedTuple):
         made = [function(m, part) for m, part in zip(self.every[there], parts, strict=True)]
         return torch.cat(made, along).index_select(along, order.argsort())
 
-    def _by_row(self, every: Tensor) -> Tensor:
+    def by_row(self, every: Tensor) -> Tensor:
+        """What there is of each mask and law, for all rows."""
         return every[(self.which, *places(self.batch, self.which.device))]
 
 
@@ -309,6 +306,25 @@ def _log_det(tril: Tensor) -> Tensor:
     """Log of a triangular matrix's determinant."""
     found: Tensor = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return found
+
+
+class _Volume(torch.autograd.Function):
+    """½ log |Σ| of matrices and their roots.
+
+    Its gradient is half the inverse, which takes half as long as the root's own gradient, made for
+    whatever is asked of it. It cannot be differentiated twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrices: Tensor, roots: Tensor) -> Tensor:
+        ctx.save_for_backward(roots)
+        return _log_det(roots)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (roots,) = ctx.saved_tensors
+        return torch.cholesky_inverse(roots).mul_(0.5 * grad[..., None, None]), None
 
 
 class _Misfit(torch.autograd.Function):

@@ -15,7 +15,8 @@ COVARIANCES = ("standard", "diagonal", "full")
 class GaussianPrior(LawPrior):
     """h ~ N(μ, Σ).
 
-    With several modalities only ``"full"`` lets the codes of one tell about those of another.
+    With several modalities only ``"full"`` lets the codes of one tell about those of another, and
+    only what is linear; a full ``MixturePrior`` tells more.
 
     Args:
         elements: the size of a code.

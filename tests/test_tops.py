@@ -1,11 +1,15 @@
 """What stands over the codes of several modalities: every prior, next to them or in a model."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from genprop.build import BUILDERS
 from genprop.estimator import GenProp
+from genprop.model import Model
 from genprop.priors.denoising import DenoisingPrior
+from genprop.priors.gaussian import GaussianPrior
 from genprop.priors.mixture import MixturePrior
 
 ROWS = 90
@@ -66,3 +70,41 @@ def test_components_of_a_mixture_let_codes_of_modalities_tell_of_each_other() ->
     assert isinstance(over_three, MixturePrior)
     assert isinstance(over_one, MixturePrior)
     assert (over_three.covariance, over_one.covariance) == ("full", "diagonal")
+
+
+@pytest.mark.parametrize(
+    ("settings", "views", "prior", "covariance"),
+    [
+        ({"hidden": (2,)}, "abc", MixturePrior, "full"),
+        ({"hidden": (2,)}, "b", GaussianPrior, "standard"),
+        ({"hidden": {"a": (), "b": (2,)}}, "ab", MixturePrior, "full"),
+        ({"hidden": ()}, "abc", GaussianPrior, "full"),
+        ({"hidden": ()}, "b", GaussianPrior, "full"),
+        ({"hidden": (), "top": (2,)}, "abc", GaussianPrior, "standard"),
+    ],
+)
+def test_own_prior_is_what_tells_of_several_codes(
+    settings: dict[str, Any], views: str, prior: type, covariance: str
+) -> None:
+    model = GenProp(**settings, epochs=1, verbose=0, random_state=0)
+    found = model.fit({name: sides()[name] for name in views}).model_.prior
+    own = found.prior if isinstance(found, Model) else found
+    assert type(own) is prior
+    assert own.covariance == covariance
+
+
+def test_own_prior_tells_what_a_gaussian_of_codes_cannot() -> None:
+    """Which of four clusters it is, by a label whose code is no line: XOR of the two elements."""
+    rng = np.random.default_rng(0)
+    corner = rng.integers(0, 2, size=(400, 2))
+    x = 2.0 * corner - 1 + 0.1 * rng.normal(size=(400, 2))
+    rows = {"x": x, "label": corner[:, 0] ^ corner[:, 1]}
+    how = {"hidden": {"x": (2,), "label": (1,)}, "units": (16,), "epochs": 30, "lr": 1e-2}
+    found = {}
+    for prior in ("auto", "full"):
+        model = GenProp(**how, prior=prior, verbose=0, random_state=0)
+        model.fit({name: values[:300] for name, values in rows.items()})
+        told = model.predict({"x": x[300:]}, random_state=0)
+        found[prior] = (told == rows["label"][300:]).mean()
+    assert found["auto"] > 0.9
+    assert found["auto"] > found["full"]
