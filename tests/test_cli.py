@@ -336,7 +336,7 @@ def test_fit_tells_what_it_did(genprop: Genprop) -> None:
     assert told["modalities"]["image"]["family"] == "bernoulli"
     assert told["modalities"]["size"]["layers"] == [4, 2]
     assert told["modalities"]["size"]["missing"] == pytest.approx(table().isna().mean(axis=None))
-    assert told["prior"] == "GaussianPrior full"
+    assert told["prior"] == "MixturePrior full"
     assert told["epochs"] == 2
     assert np.isfinite([told["train"], told["validation"]]).all()
     assert GenProp.load("model").hidden == {"image": (3, 2), "size": (2,)}
