@@ -195,7 +195,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             visible = {n: explaining(e.visible(), self.missing) for n, e in encodings.items()}
             model = build_model(deepcopy({n: getattr(self, n) for n in PARTS}), visible)
             rule = build_rule(self.rule, self.samples)
-            trainer.check(model, rule)
+            rule.check(model)
             # together, so that training that fails leaves the last good weights with their encoding
             self.encodings_, self.model_ = encodings, model
             train, held = self._split(encoded(encodings, raws), validation_data)

@@ -86,7 +86,7 @@ def checked(estimator: Any, X: Any, reset: bool) -> dict[str, Raw]:
 
 def _check_named(estimator: Any, parts: Mapping[Any, Any]) -> None:
     """Whether arguments by modality name those there are; columns are checked by the table."""
-    for argument in ("hidden", "visible", "weights"):
+    for argument in ("hidden", "visible", "weights", "hide"):
         named = getattr(estimator, argument)
         if isinstance(named, Mapping) and not (argument == "visible" and _by_column(named, parts)):
             check_names(argument, named, parts)

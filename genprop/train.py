@@ -86,12 +86,6 @@ class Trainer:
     def __post_init__(self) -> None:
         _check(self)
 
-    def check(self, model: Model, rule: Rule) -> None:
-        """Refuses, before work starts, a rule that does not fit the model, or a hidden stranger."""
-        rule.check(model)
-        if isinstance(self.hide, Mapping):
-            check_names("hide", self.hide, model.stacks)
-
     def fit(
         self, model: Model, rule: Rule, data: Batch, validation: Batch | None = None
     ) -> list[Row]:
@@ -111,8 +105,10 @@ class Trainer:
             ValueError: rule or data do not fit the model.
             FloatingPointError: the loss stayed non-finite though the step was lowered.
         """
-        self.check(model, rule)
         model.check(data)
+        rule.check(model)
+        if isinstance(self.hide, Mapping):
+            check_names("hide", self.hide, data.x)
         if validation is not None:
             model.check(validation)
         with Progress(self.epochs, self.verbose) as progress:
