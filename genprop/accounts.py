@@ -62,8 +62,9 @@ def fit_table(summary: Mapping[str, Any]) -> Table:
 
 
 def _described(part: Mapping[str, Any]) -> str:
-    shape = " by ".join(f"{size:,}" for size in part["event"])
-    columns = " columns" if len(part["event"]) == 1 else ""
+    event = part["event"] or (1,)
+    shape = " by ".join(f"{size:,}" for size in event)
+    columns = "" if len(event) > 1 else " column" if event[0] == 1 else " columns"
     layers = "-".join(str(size) for size in part["layers"])
     missing = f"{part['missing']:.1%} missing"
     return f"{shape}{columns}, {missing}, {part['family']}, layers {layers}"

@@ -126,6 +126,12 @@ def labels_of(encoding: AnyEncoding) -> NDArray[Any]:
     )
 
 
+def class_rows(encoding: AnyEncoding) -> torch.Tensor:
+    """A row of numbers for each class of a label, ``(classes, elements)``."""
+    classes = labels_of(encoding)
+    return torch.as_tensor(encoding.encode(classes.reshape(-1, *encoding.event))[0])
+
+
 def label_among(encodings: Encodings, name: str | None) -> str:
     """The modality of that name, or the only one that is a label.
 

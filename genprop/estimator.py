@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from genprop.beginning import fit_by_prior
 from genprop.build import PARTS, build_model, build_rule, learn_beforehand, learn_correlations
 from genprop.data import Batch, Share
-from genprop.encodings import OfLabels, drawn, encoded, label_among, labels_of, learned
+from genprop.encodings import OfLabels, class_rows, drawn, encoded, label_among, labels_of, learned
 from genprop.fitted import keep_history, load_fitted, save_fitted
 from genprop.likelihood.estimate import Estimate
 from genprop.likelihood.given import given_rows, of_rows
@@ -323,7 +323,7 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             random_state: seed in place of the estimator's.
         """
         name = label_among(self.encodings_, modality)
-        told = torch.as_tensor(self.encodings_[name].encode(self.classes(name)[:, None])[0])
+        told = class_rows(self.encodings_[name])
         with seeded(self._chosen(random_state)):
             return label_proba(self.model_, self.batch(without(X, name)), name, told, samples).proba
 

@@ -1,7 +1,7 @@
 """Raw data as users hold it: arrays, tensors, DataFrames, dicts of them; and back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,11 @@ class Raw:
     def rows(self) -> int:
         """How many rows there are."""
         return len(self.values)
+
+    def shaped(self, event: tuple[int, ...]) -> "Raw":
+        """The same cells, in rows of another shape."""
+        shape = (self.rows, *event)
+        return replace(self, values=self.values.reshape(shape), seen=self.seen.reshape(shape))
 
 
 def checked(estimator: Any, X: Any, reset: bool) -> dict[str, Raw]:
@@ -189,9 +194,11 @@ def _filled(frame: Any, draw: NDArray[Any], seen: NDArray[np.bool_]) -> Any:
 
 def _part(estimator: Any, parts: Mapping[str, Any], name: str, reset: bool) -> Raw:
     choices = _choices(estimator, parts, name, reset)
-    if choices is None:
-        return _modality(name, parts[name], reset)
-    return _table(estimator, name, parts[name], choices, reset)
+    if choices is not None:
+        return _table(estimator, name, parts[name], choices, reset)
+    raw = _modality(name, parts[name], reset)
+    event = raw.values.shape[1:] if reset else estimator.encodings_[name].event
+    return raw.shaped(event) if {event, raw.values.shape[1:]} == {(), (1,)} else raw
 
 
 def _choices(
@@ -275,9 +282,11 @@ def _refuse_text(table: Any) -> None:
 
 def _modality(name: Any, X: Any, reset: bool) -> Raw:
     values = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
-    if np.ndim(values) == 1:
+    event = np.shape(values)[1:]
+    if not event:
         values = np.asarray(values)[:, None]
-    return _raw(check_array(values, input_name=str(name), **_options(True, reset)), X)
+    whole = check_array(values, input_name=str(name), **_options(True, reset))
+    return _raw(whole.reshape(len(whole), *event), X)
 
 
 def _options(any_dtype: bool, reset: bool) -> dict[str, Any]:

@@ -148,6 +148,24 @@ def test_categories_come_back_as_themselves():
         model.impute(frame.replace("Ulm", "Rom"))
 
 
+@pytest.mark.parametrize("label", [np.arange(40) % 3, np.arange(40) % 2 > 0, np.arange(40) / 7])
+@pytest.mark.parametrize("event", [(), (1,)])
+def test_what_is_drawn_has_the_shape_that_was_fitted_however_it_is_given(label, event):
+    rows = {"x": holes(), "label": label.reshape(40, *event)}
+    model = GenProp(**SMALL).fit(rows)
+    found = []
+    for told in (label, label[:, None], torch.tensor(label), torch.tensor(label)[:, None]):
+        data = {"x": holes(), "label": told}
+        drawn = model.impute(data, draws=2, random_state=0)["label"]
+        assert drawn.shape == (2, 40, *event)
+        assert (np.asarray(drawn) == rows["label"]).all()
+        found.append(model.log_likelihood(data, random_state=0).log_prob)
+    np.testing.assert_array_equal(found, [found[0]] * 4)
+    assert model.sample(3)["label"].shape == (3, *event)
+    assert model.sample(2, given={"x": holes()})["label"].shape == (2, 40, *event)
+    assert model.reconstruct(rows)["label"].shape == (40, *event)
+
+
 def test_any_modality_may_be_missing_from_any_row():
     rng = np.random.default_rng(0)
     data = {"x": holes(), "label": rng.choice(["p", "q"], 40).astype(object)}
@@ -158,7 +176,7 @@ def test_any_modality_may_be_missing_from_any_row():
     ).fit(data)
     imputed = model.impute(data, draws=2, method="sir")
     assert imputed["x"].shape == (2, 40, 4)
-    assert imputed["label"].shape == (2, 40, 1)
+    assert imputed["label"].shape == (2, 40)
     assert set(np.unique(imputed["label"])) <= {"p", "q"}
     assert set(model.sample(3)) == {"x", "label"}
     assert np.isfinite(model.log_likelihood(data, samples=20).log_prob).all()
