@@ -18,7 +18,8 @@ Each row and hidden view counts once in what is given below five views; with fiv
 A model of genprop draws by itself, and again by training rows with near codes that lend: values of
 the 5 or 20 nearest, or errors of the 20 nearest ("residuals"); its density is its own.
 What is asked for is genprop's best against the best of all others, in every line, over the splits
-on which the other was measured. The file that
+on which the other was measured. JNF's chains sample the first 50 test rows alone; --test 50 gives
+the others the same. The file that
 --json names is written after every run, and keeps those that are not made anew; --more makes only
 those that it lacks.
 """
@@ -327,6 +328,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--more", action="store_true", help="only runs that the file does not hold")
     made.add_argument("--epochs", type=int, metavar="N", help=f"({Effort().epochs})")
     made.add_argument("--chained", type=int, metavar="N", help="test rows that JNF's chains sample")
+    made.add_argument("--test", type=int, metavar="N", help="test rows of all contenders (500)")
     made.add_argument("--plot", type=Path, metavar="FILE", help="where a picture is drawn (.png)")
     arguments = report.parse(made, argv)
     if arguments.data is None or not (arguments.data / "mfeat.npz").exists():
@@ -349,7 +351,7 @@ def chosen(arguments: argparse.Namespace) -> list[str]:
 def plan(arguments: argparse.Namespace) -> list[Job]:
     """All jobs, split by split."""
     effort = QUICK if arguments.quick else Effort()
-    for name in ("epochs", "chained"):
+    for name in ("epochs", "chained", "test"):
         if getattr(arguments, name):
             effort = effort._replace(**{name: getattr(arguments, name)})
     return [
