@@ -282,11 +282,11 @@ def _refuse_text(table: Any) -> None:
 
 def _modality(name: Any, X: Any, reset: bool) -> Raw:
     values = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
-    event = np.shape(values)[1:]
-    if not event:
+    alone = np.ndim(values) == 1  # one value a row, which check_array refuses
+    if alone:
         values = np.asarray(values)[:, None]
     whole = check_array(values, input_name=str(name), **_options(True, reset))
-    return _raw(whole.reshape(len(whole), *event), X)
+    return _raw(whole[:, 0] if alone else whole, X)
 
 
 def _options(any_dtype: bool, reset: bool) -> dict[str, Any]:
