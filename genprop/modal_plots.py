@@ -101,8 +101,9 @@ def completions(given: Any, drawn: Any, rows: int = ROWS, shown: int = SHOWN) ->
     for name, draws in _by_modality(drawn).items():
         if name in lacking:
             values = np.asarray(draws)
-            whole = values.reshape(-1, count, values.shape[-1]) if values.ndim == 2 else values
-            blocks.append(Block(f"{name}, drawn", whole[:shown, :rows]))
+            if hasattr(draws, "columns"):
+                values = values.reshape(-1, count, values.shape[-1])
+            blocks.append(Block(f"{name}, drawn", values[:shown, :rows]))
     return _side_by_side(blocks)
 
 
@@ -113,7 +114,7 @@ def check_drawable(encodings: Encodings) -> None:
         ValueError: there is one.
     """
     for name, encoding in encodings.items():
-        several = encoding.family == "categorical" and encoding.event != (1,)
+        several = encoding.family == "categorical" and encoding.event not in ((), (1,))
         if several or encoding.family == FAMILY:
             raise ValueError(
                 f"a picture shows arrays of numbers and single labels, but modality {name!r} has "

@@ -111,8 +111,21 @@ def test_completions_show_what_is_there_and_draw_what_is_not() -> None:
     figure = completions(given, drawn)
     titles = [axes.get_title(loc="left") for axes in figure.axes[:8]]
     assert titles == ["label", "x", "x, drawn", "", "", "y, drawn", "", ""]
+    words = completions({"x": x}, {"label": np.array([["a", "b"], ["c", "d"], ["e", "f"]])})
+    told = [[text.get_text() for text in axes.texts] for axes in words.axes]
+    assert told == [[], ["a"], ["c"], ["e"], [], ["b"], ["d"], ["f"]]
     with pytest.raises(ValueError, match="lack nothing"):
         completions({"label": ["a", "b"]}, {"label": drawn["label"]})
+
+
+@pytest.mark.parametrize("event", [(), (1,)])
+def test_a_label_has_a_picture_however_it_is_kept(event: tuple[int, ...]) -> None:
+    rows = {"x": np.eye(8), "label": np.array(["a", "b"] * 4).reshape(8, *event)}
+    model = GenProp(hidden=(2,), epochs=1, verbose=0).fit(rows)
+    check_drawable(model.encodings_)
+    given = {"x": rows["x"][:2]}
+    figure = completions(given, model.sample(3, given=given))
+    assert {text.get_text() for axes in figure.axes for text in axes.texts} <= {"a", "b"}
 
 
 def test_a_table_of_many_kinds_has_no_picture() -> None:

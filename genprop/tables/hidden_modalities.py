@@ -119,7 +119,7 @@ def _masks(
 def _calibration(model: Any, name: str, truth: Any, drawn: Any, hidden: Mask) -> Calibration:
     """Of one modality; categories that are written as numbers are told by its encoding."""
     encoding = model.encodings_[name]
-    label = encoding.event == (1,) and encoding.family == "bernoulli"
+    label = encoding.family == "bernoulli" and encoding.event in ((), (1,))
     discrete = list(truth.columns) if label or encoding.family == "categorical" else []
     if not hasattr(drawn, "columns"):
         drawn = np.asarray(drawn).reshape(-1, *truth.shape)
