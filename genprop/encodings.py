@@ -111,6 +111,11 @@ def log_jacobian(encodings: Encodings, raws: Mapping[str, Raw]) -> NDArray[np.fl
     return total
 
 
+def is_label(encoding: AnyEncoding) -> bool:
+    """Whether a modality is one column of categories, or of zeros and ones."""
+    return _classes(encoding) is not None
+
+
 def labels_of(encoding: AnyEncoding) -> NDArray[Any]:
     """The values of a modality that is one label, in the order of its classes.
 

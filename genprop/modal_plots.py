@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genprop.encodings import Encodings
+from genprop.encodings import Encodings, is_label
 from genprop.plots import HEADING, INK, NEUTRAL, blank
 from genprop.tables.encoding import FAMILY
 
@@ -114,7 +114,7 @@ def check_drawable(encodings: Encodings) -> None:
         ValueError: there is one.
     """
     for name, encoding in encodings.items():
-        several = encoding.family == "categorical" and encoding.event not in ((), (1,))
+        several = encoding.family == "categorical" and not is_label(encoding)
         if several or encoding.family == FAMILY:
             raise ValueError(
                 f"a picture shows arrays of numbers and single labels, but modality {name!r} has "

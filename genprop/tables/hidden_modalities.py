@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genprop.encodings import is_label
 from genprop.tables.ampute import hide, holes, unmasked
 from genprop.tables.calibration import Calibration, calibration
 
@@ -119,8 +120,8 @@ def _masks(
 def _calibration(model: Any, name: str, truth: Any, drawn: Any, hidden: Mask) -> Calibration:
     """Of one modality; categories that are written as numbers are told by its encoding."""
     encoding = model.encodings_[name]
-    label = encoding.family == "bernoulli" and encoding.event in ((), (1,))
-    discrete = list(truth.columns) if label or encoding.family == "categorical" else []
+    told = is_label(encoding) or encoding.family == "categorical"
+    discrete = list(truth.columns) if told else []
     if not hasattr(drawn, "columns"):
         drawn = np.asarray(drawn).reshape(-1, *truth.shape)
     return calibration(truth, drawn, hidden, discrete)
