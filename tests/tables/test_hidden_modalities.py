@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from genprop.encoding import Encoding
 from genprop.tables.calibration import calibration
 from genprop.tables.hidden_cells import evaluate_hidden
 from genprop.tables.hidden_modalities import ModalCalibration
@@ -11,15 +12,13 @@ from genprop.tables.hidden_modalities import ModalCalibration
 ROWS = 40
 
 
-class Encoded:
-    def __init__(self, family: str, *event: int) -> None:
-        self.family, self.event = family, event
-
-
 class Oracle:
     """Completes numbers with their column's mean, and labels with the truth."""
 
-    encodings_ = {"x": Encoded("gaussian", 2, 3), "label": Encoded("categorical", 1)}
+    encodings_ = {
+        "x": Encoding("x", "gaussian", (2, 3), None),
+        "label": Encoding("label", "categorical", (1,), None, categories=((0, 1, 2, 3),)),
+    }
 
     def __init__(self, truth: dict) -> None:
         self.truth, self.asked = truth, []
