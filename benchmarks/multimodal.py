@@ -73,7 +73,7 @@ JOINT = {
 # a code of 16 for each view, and a law of all; each view is encoded alone, so that hiding whole
 # views would teach its encoder nothing
 CODES = {**NETS, "hidden": (16,), "samples": 5, "hide": 0.25, "explain": False}
-PRIORS = ("full", "mixture", "denoising", "parzen", "nsf")
+PRIORS = ("full", "mixture", "denoising", "parzen", "realnvp", "nsf", "neighbour", "gsn")
 JOINT_PRIORS = ("mixture", "vamp", "denoising", "nsf")  # of the joint code; else Gaussian
 OURS_SETTINGS = {
     f"{OURS}, joint": JOINT,
