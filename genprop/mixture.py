@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from genprop.by_pattern import places, times
 from genprop.distributions import SAMPLE_SHAPE, IndependentNormal, Scale
-from genprop.multivariate import JointNormal, JointNormalGiven, moved, places, times
+from genprop.multivariate import JointNormal, JointNormalGiven, moved
 from genprop.shapes import Elements, PerRow, Seen
 
 NUMBERS_AT_ONCE = 2**22

@@ -31,6 +31,8 @@ FLOORS = (
     ("idx", "csv_table", "folders", "sentences", "holes", "patterns"),
     ("tables.column_choice", "tables.multiple", "tables.ampute", "tables.calibration"),
     ("nets", "regressed", "distributions", "correlations"),
+    ("by_pattern",),
+    ("marginals",),
     ("multivariate", "logistic", "student", "counts", "autoregressive", "corruption"),
     ("convolutional", "mixture", "diffusion", "denoiser", "flows", "guide"),
     ("conditional", "prior", "kernel"),

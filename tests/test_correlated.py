@@ -7,7 +7,7 @@ import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genprop import build, multivariate
+from genprop import build, by_pattern
 from genprop.correlated import CorrelatedGaussian
 from genprop.correlations import LEAST, Rows, best_trust, cleaned, correlations, trusted
 from genprop.data import Batch
@@ -278,7 +278,7 @@ def test_pattern_by_pattern_is_row_by_row(monkeypatch: pytest.MonkeyPatch) -> No
     x, seen = zoo.randn(12, 5), torch.rand(4, 5).repeat(3, 1) < 0.5
     torch.manual_seed(0)
     whole = law.log_prob(x, seen), law.given(x, seen).mean, law.given(x, seen).sample((2,))
-    monkeypatch.setattr(multivariate, "NUMBERS_AT_ONCE", 0)
+    monkeypatch.setattr(by_pattern, "NUMBERS_AT_ONCE", 0)
     torch.manual_seed(0)
     parts = law.log_prob(x, seen), law.given(x, seen).mean, law.given(x, seen).sample((2,))
     for one, other in zip(whole, parts, strict=True):

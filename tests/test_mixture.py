@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from genprop import mixture, multivariate
+from genprop import by_pattern, mixture
 from genprop.distributions import IndependentNormal
 from genprop.mixture import Components, MixtureNormal
 from genprop.multivariate import JointNormal
@@ -108,7 +108,7 @@ def test_draws_by_component_are_those_with_a_matrix_each(
     law, x = make(kind, *rows, 3), zoo.randn(len(MASKS), ELEMENTS)
     found = []
     for at_once in (2**30, 0):
-        monkeypatch.setattr(multivariate, "NUMBERS_AT_ONCE", at_once)
+        monkeypatch.setattr(by_pattern, "NUMBERS_AT_ONCE", at_once)
         torch.manual_seed(0)
         found.append((law.sample((9,)), law.given(x, MASKS).sample((2, 9))))
     for one, other in zip(*found, strict=True):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from genprop import multivariate
+from genprop import by_pattern
 from genprop.distributions import IndependentNormal
 from genprop.multivariate import JointNormal
 
@@ -153,7 +153,7 @@ def test_the_marginals_gradient_is_that_of_finite_differences(
     at_once: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(multivariate, "NUMBERS_AT_ONCE", at_once)
+    monkeypatch.setattr(by_pattern, "NUMBERS_AT_ONCE", at_once)
     law = batch(loc, tril)
     leaves = [p.clone().requires_grad_() for p in law.parameters]
     x = zoo.randn(*rows, *[1] * len(shape), ELEMENTS).requires_grad_()
