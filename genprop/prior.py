@@ -76,7 +76,8 @@ class FollowingPrior(Prior, ABC):
     def follow(self, codes: Elements) -> None:
         """Takes note of the codes ``(rows, elements)`` as the encoders make them now.
 
-        Training calls it before every epoch, because codes move with their encoders.
+        Training calls it before every epoch, because codes move with their encoders. Those of
+        modalities that a row lacks are drawn given its others (``genprop.codes.whole_codes``).
         """
 
 
