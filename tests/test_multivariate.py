@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from genprop import by_pattern
+from genprop import by_pattern, marginals
 from genprop.distributions import IndependentNormal
 from genprop.multivariate import JointNormal
 
@@ -144,16 +144,22 @@ def test_parameters_make_the_law_anew() -> None:
 
 @pytest.mark.parametrize(("loc", "tril", "shape"), SHAPES)
 @pytest.mark.parametrize("rows", [(), (0,), (5,), (3, 5)])
-@pytest.mark.parametrize("at_once", [0, 2**22], ids=["by pattern", "at once"])
+@pytest.mark.parametrize(
+    ("at_once", "sizes"),
+    [(0, 8), (2**22, 8), (2**22, 1), (2**22, 2)],
+    ids=["by pattern", "at once", "of one size", "of two sizes"],
+)
 def test_the_marginals_gradient_is_that_of_finite_differences(
     loc: tuple[int, ...],
     tril: tuple[int, ...],
     shape: tuple[int, ...],
     rows: tuple[int, ...],
     at_once: int,
+    sizes: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(by_pattern, "NUMBERS_AT_ONCE", at_once)
+    monkeypatch.setattr(marginals, "SIZES", sizes)
     law = batch(loc, tril)
     leaves = [p.clone().requires_grad_() for p in law.parameters]
     x = zoo.randn(*rows, *[1] * len(shape), ELEMENTS).requires_grad_()
@@ -163,6 +169,17 @@ def test_the_marginals_gradient_is_that_of_finite_differences(
         return law.with_parameters(*parameters).log_prob(x, seen)
 
     assert torch.autograd.gradcheck(marginal, (x, *leaves))
+
+
+def test_marginals_of_many_sizes_are_those_of_each_row() -> None:
+    elements, rows = 20, 60
+    law = JointNormal(zoo.randn(elements), triangular(elements=elements))
+    x, seen = zoo.randn(rows, elements), torch.rand(rows, elements) < torch.rand(rows, 1)
+    assert len(seen.sum(-1).unique()) > marginals.SIZES
+    for value, mask, found in zip(x, seen, law.log_prob(x, seen), strict=True):
+        part = law.covariance[mask][:, mask]
+        truth = MultivariateNormal(law.loc[mask], part).log_prob(value[mask]) if mask.any() else 0
+        torch.testing.assert_close(found, torch.as_tensor(truth, dtype=found.dtype))
 
 
 def test_a_second_derivative_of_a_marginal_is_refused() -> None:
