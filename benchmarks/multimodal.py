@@ -73,7 +73,8 @@ JOINT = {
 # a code of 16 for each view, and a law of all; each view is encoded alone, so that hiding whole
 # views would teach its encoder nothing
 CODES = {**NETS, "hidden": (16,), "samples": 5, "hide": 0.25, "explain": False}
-PRIORS = ("full", "mixture", "denoising", "parzen", "realnvp", "nsf", "neighbour", "gsn")
+CHAINED = ("realnvp", "nsf", "neighbour", "gsn")  # of these codes given others are ends of chains
+PRIORS = ("full", "mixture", "denoising", "parzen", *CHAINED)
 JOINT_PRIORS = ("mixture", "vamp", "denoising", "nsf")  # of the joint code; else Gaussian
 OURS_SETTINGS = {
     f"{OURS}, joint": JOINT,
@@ -146,8 +147,10 @@ def fit_genprop(settings: Mapping[str, Any], train: Views, seed: int, effort: Ef
         found = model.log_likelihood(rows, method="predictive", samples=effort.paths, given=given)
         return np.asarray(found.log_prob, np.float32)
 
+    # all training rows would need chains for every pattern
+    alone = "top" not in settings and settings["prior"] in CHAINED
     lent = {way: partial(fill, donors=train, **how) for way, how in LENT.items()}
-    return Fitted(partial(fill, **DRAWING), density, lent)
+    return Fitted(partial(fill, **DRAWING), density, {} if alone else lent)
 
 
 CONTENDERS: dict[str, Fit] = {
