@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genprop.patterns import Patterns, patterns_of
+from genprop.patterns import Patterns, patterns_of, seen_block
 
 FOLDS = 5  # of rows, by which eigenvalues are judged
 STEPS = 6  # of expectation; with few rows more learn them by heart
@@ -182,8 +182,7 @@ def _missed(covariance: Tensor, z: Tensor, patterns: Patterns, block: Tensor) ->
     missed, shown = torch.zeros_like(z), torch.zeros_like(block)
     for seen, here in patterns:
         shown += len(here) * seen
-        both = seen[:, None] & seen
-        precision = torch.linalg.inv(torch.where(both, covariance, torch.diag((~seen).float())))
+        precision = torch.linalg.inv(seen_block(covariance, seen))
         pulls = z[here] @ precision
         for own in blocks:
             errors = torch.linalg.solve(precision[own][:, own], pulls[:, own].mT).mT

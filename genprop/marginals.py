@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from genprop.by_pattern import ByPattern, log_det, places, solved
+from genprop.patterns import seen_block
 from genprop.shapes import Elements, PerRow, Seen
 
 SIZES = 8
@@ -51,8 +52,7 @@ class Shown(NamedTuple):
         wide = [len(self.seen), *[1] * (covariance.ndim - 2), self.seen.shape[-1]]
         seen = self.seen.reshape(wide)
         if not bool(seen.all()):
-            both = seen[..., :, None] & seen[..., None, :]
-            small = torch.where(both, small, torch.diag_embed((~seen).to(small.dtype)))
+            small = seen_block(small, seen)
         return ByPattern(torch.linalg.cholesky(small), self.which, covariance.shape[:-2])
 
 

@@ -16,6 +16,7 @@ from genprop.distributions import (
     Scale,
 )
 from genprop.marginals import log_marginal
+from genprop.patterns import seen_block
 from genprop.shapes import Elements, PerRow, Seen
 
 
@@ -132,14 +133,9 @@ class JointNormal(Continuous):
         every = matrices(patterns.reshape(-1, *[1] * len(batch), *size))
         return ByPattern(every, which.reshape(seen.shape[:-1]), batch)
 
-    def _seen_block(self, seen: Tensor) -> Tensor:
-        """The covariance of the seen elements, with ones on the diagonal elsewhere."""
-        both = seen[..., :, None] & seen[..., None, :]
-        return torch.where(both, self.covariance, torch.diag_embed((~seen).to(self.loc.dtype)))
-
     def _gain(self, seen: Tensor) -> Tensor:
         across = torch.where(seen[..., None, :], self.covariance, 0)
-        gain: Tensor = torch.linalg.solve(self._seen_block(seen), across.mT).mT
+        gain: Tensor = torch.linalg.solve(seen_block(self.covariance, seen), across.mT).mT
         return gain
 
 

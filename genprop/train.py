@@ -263,16 +263,8 @@ class _Run:
         kl = sum(v for k, v in means.items() if k != "bound" and not k.endswith(".target"))
         row: Row = {"epoch": len(self.history) + 1.0, "train": means.pop("bound", kl)}
         row["validation"] = self._validate()
-        return {
-            **row,
-            **means,
-            "data": self.negentropy,
-            "kl": kl + self.negentropy,
-            "lr": self._lr(),
-        }
-
-    def _lr(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        return {**row, **means, "data": self.negentropy, "kl": kl + self.negentropy, "lr": lr}
 
     def _validate(self) -> float:
         if self.validation is None:
