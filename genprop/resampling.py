@@ -1,4 +1,4 @@
-"""Draws picked by their weights."""
+"""Draws picked by their weights, and some of many rows."""
 
 import torch
 from torch import Tensor
@@ -25,3 +25,13 @@ def resampled(log_w: Tensor, draws: int) -> Tensor:
 def picked(values: Tensor, chosen: Tensor) -> Tensor:
     """Values ``(samples, rows, …)`` of the numbers ``(draws, rows)``: ``(draws, rows, …)``."""
     return values[chosen, torch.arange(chosen.shape[1], device=chosen.device)]
+
+
+def evenly(rows: int, most: int, device: torch.device) -> Tensor:
+    """Numbers of rows, evenly spread over all, so many at most.
+
+    >>> evenly(10, 4, torch.device("cpu"))
+    tensor([0, 2, 5, 7])
+    """
+    kept = min(rows, most)
+    return torch.arange(kept, device=device) * rows // max(kept, 1)

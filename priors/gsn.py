@@ -14,6 +14,7 @@ from genprop.descent import descend
 from genprop.distributions import SAMPLE_SHAPE, Discrete, Product, Scale
 from genprop.nets import MLP, constant
 from genprop.prior import FollowingPrior, Prior, known_part
+from genprop.resampling import evenly
 from genprop.shapes import Elements, PerRow, Seen
 
 TARGETS = ("nearest", "soft")
@@ -309,10 +310,9 @@ class NeighbourPrior(ChainPrior, FollowingPrior):
 
     @torch.no_grad()
     def follow(self, codes: Elements) -> None:
-        kept = min(len(codes), self.bank)
-        index = torch.arange(kept, device=codes.device) * len(codes) // max(kept, 1)
-        self.get_buffer("codes").zero_()[:kept] = codes[index]
-        self.get_buffer("log_weights").fill_(-math.inf)[:kept] = 0
+        kept = codes[evenly(len(codes), self.bank, codes.device)]
+        self.get_buffer("codes").zero_()[: len(kept)] = kept
+        self.get_buffer("log_weights").fill_(-math.inf)[: len(kept)] = 0
 
     def refit(self, codes: Elements) -> None:
         """Follows the codes, and learns as long as the bound of held-out ones gets better."""

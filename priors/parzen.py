@@ -13,6 +13,7 @@ from genprop.conditional import LOG_SCALE_LIMIT
 from genprop.distributions import HALF_LOG_2PI, SAMPLE_SHAPE, IndependentNormal, Scale
 from genprop.mixture import MixtureNormal
 from genprop.prior import FollowingPrior, LawPrior
+from genprop.resampling import evenly
 from genprop.shapes import Elements, PerRow, Seen
 
 NUMBERS_AT_ONCE = 2**20
@@ -212,7 +213,7 @@ class ParzenPrior(LawPrior, FollowingPrior):
     def _take(self, codes: Tensor, start: "Kernels | None") -> None:
         if not len(codes):
             raise ValueError("a ParzenPrior puts its kernels at codes, but got none; give rows")
-        kept = codes[_spread(len(codes), self.bank, codes.device)]
+        kept = codes[evenly(len(codes), self.bank, codes.device)]
         kernels, mean = bandwidth(kept, start, self.shrink), kept.mean(0)
         self.centres.zero_()[: len(kept)] = mean + kernels.share * (kept - mean)
         self.log_weights.fill_(-math.inf)[: len(kept)] = -math.log(len(kept))
@@ -365,7 +366,7 @@ def improved(codes: Elements, kernels: Kernels, shrink: bool = False) -> tuple[K
     precision = scale.square().reciprocal()
     moments = torch.cat([codes, codes.square()], -1)
     fewest, most = VISITED
-    visited = _spread(len(codes), min(most, max(fewest, PAIRS // len(codes))), codes.device)
+    visited = evenly(len(codes), min(most, max(fewest, PAIRS // len(codes))), codes.device)
     own, cross, other = torch.zeros_like(scale), torch.zeros_like(scale), torch.zeros_like(scale)
     total = codes.new_zeros(())
     for rows in visited.split(max(1, NUMBERS_AT_ONCE // len(codes))):
@@ -388,9 +389,3 @@ def _log_kernels(y: Tensor, precision: Tensor, kernels: Tensor) -> Tensor:
     """-½ Σ_d precision_d (y_d - kernel_d)², but for its part without the kernel, by products."""
     across = (precision * y) @ kernels.mT
     return across - 0.5 * (precision @ kernels.square().mT)
-
-
-def _spread(rows: int, most: int, device: torch.device) -> Tensor:
-    """So many rows at most, evenly spread over all."""
-    kept = min(rows, most)
-    return torch.arange(kept, device=device) * rows // kept
