@@ -16,10 +16,12 @@ def fit_summary(model: Any, X: Any) -> dict[str, Any]:
     history = model.history_
     known = history["validation"].notna().any()
     best = history.iloc[int(history["validation"].argmin()) if known else -1]
-    prior = model.model_.prior
+    prior = model.model_.summit
+    above = (s for name, s in model.model_.all_stacks() if name not in model.encodings_)
     return {
         "rows": len(next(iter(X.values())) if isinstance(X, dict) else X),
         "modalities": {name: _modality(model, name, X) for name in model.encodings_},
+        "top": [_sizes(stack) for stack in above],
         "prior": " ".join([type(prior).__name__, getattr(prior, "covariance", "")]).strip(),
         "rule": model.rule,
         "samples": model.samples,
@@ -37,10 +39,14 @@ def _modality(model: Any, name: str, X: Any) -> dict[str, Any]:
         "event": encoding.event,
         "missing": missing_cells(np.asarray(X[name] if isinstance(X, dict) else X)).mean(),
         "family": encoding.family,
-        "layers": [stack.elements, *(layer.above for layer in stack.layers)],
+        "layers": _sizes(stack),
         "standardised": bool(encoding.scale),
         "columns": encoding.report().to_dict("records") if encoding.family == "columns" else [],
     }
+
+
+def _sizes(stack: Any) -> list[int]:
+    return [stack.elements, *(layer.above for layer in stack.layers)]
 
 
 def fit_table(summary: Mapping[str, Any]) -> Table:
@@ -51,6 +57,8 @@ def fit_table(summary: Mapping[str, Any]) -> Table:
         table.add_row("modality", f"{name}: {_described(part)}")
         for column in part["columns"]:
             table.add_row("", f"{column['column']}: {column['family']} ({column['why']})")
+    for sizes in summary["top"]:
+        table.add_row("top", f"the codes side by side, {_layers(sizes)}")
     table.add_row("prior", summary["prior"])
     table.add_row("rule", f"{summary['rule']}, {summary['samples']} samples a row")
     if summary.get("members", 1) > 1:
@@ -65,9 +73,12 @@ def _described(part: Mapping[str, Any]) -> str:
     event = part["event"] or (1,)
     shape = " by ".join(f"{size:,}" for size in event)
     columns = "" if len(event) > 1 else " column" if event[0] == 1 else " columns"
-    layers = "-".join(str(size) for size in part["layers"])
     missing = f"{part['missing']:.1%} missing"
-    return f"{shape}{columns}, {missing}, {part['family']}, layers {layers}"
+    return f"{shape}{columns}, {missing}, {part['family']}, {_layers(part['layers'])}"
+
+
+def _layers(sizes: Sequence[int]) -> str:
+    return f"layers {'-'.join(str(size) for size in sizes)}"
 
 
 def _bounds(summary: Mapping[str, Any]) -> str:

@@ -340,8 +340,18 @@ def test_fit_tells_what_it_did(genprop: Genprop) -> None:
     assert told["epochs"] == 2
     assert np.isfinite([told["train"], told["validation"]]).all()
     assert GenProp.load("model").hidden == {"image": (3, 2), "size": (2,)}
+    assert told["top"] == []
     genprop("fit", "parts.npz", "--key", "image", "--out", "one", *QUICK)
     assert GenProp.load("one").n_features_in_ == 3
+
+
+def test_fit_tells_of_what_is_above_all_modalities(genprop: Genprop) -> None:
+    WRITERS["parts.npz"](Path("parts.npz"))
+    how = ["parts.npz", "--out", "model", *QUICK, "--hidden", "image=3,2 size=2", "--top", 3]
+    told = json.loads(genprop("fit", *how, "--json").out)
+    assert told["top"] == [[4, 3]]
+    assert told["prior"] == "GaussianPrior standard"
+    assert "the codes side by side, layers 4-3" in genprop("fit", *how).out
 
 
 def test_evaluation_is_an_estimate_with_its_error(genprop: Genprop, model: Path) -> None:
