@@ -38,7 +38,8 @@ def whole_codes(model: Model, data: Batch, rows_at_once: int = 4096) -> Tensor:
         for start in range(0, data.rows, rows_at_once)
     ]
     codes, seen = (torch.cat(each) for each in zip(*parts, strict=True))
-    codes, seen = codes[seen.any(-1)], seen[seen.any(-1)]
+    shown = seen.any(-1)
+    codes, seen = codes[shown], seen[shown]
     if not len(codes):
         raise ValueError(
             f"{type(model.summit).__name__} learns from rows that show something, but there is "
@@ -83,15 +84,15 @@ def _lent(codes: Tensor, seen: Tensor) -> Tensor:
     rows 4,096 lend.
     """
     some = evenly(len(codes), LENDERS, codes.device)
-    filled = codes.clone()
+    theirs, shown, filled = codes[some], seen[some], codes.clone()
     for rows in (~seen.all(-1)).nonzero()[:, 0].split(max(1, PAIRS // len(some))):
         own, known = torch.where(seen[rows], codes[rows], 0), seen[rows]
         while not bool(known.all()):
-            lender = some[_lenders(own, known, codes[some], seen[some])]
-            gained = seen[lender] & ~known
+            lender = _lenders(own, known, theirs, shown)
+            gained = shown[lender] & ~known
             if not bool(gained.any()):
                 break  # nobody shows the rest
-            own, known = torch.where(gained, codes[lender], own), known | gained
+            own, known = torch.where(gained, theirs[lender], own), known | gained
         filled[rows] = own
     return filled
 
