@@ -29,6 +29,7 @@ WANTED = {
     "sir": f"a k-hat needs at least {FEWEST_PATHS} samples, and khat=True",
     "map": "the most probable completion says nothing of its spread; method='auto' has draws",
 }  # by method
+MORE = {"gibbs": "sweeps", "sir": "samples, or method='gibbs'"}
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,11 @@ class Imputed:
         told = self.rows["rhat"].where(chained, self.rows["khat"])
         poor = told > np.where(chained, APART, UNRELIABLE)
         unknown = told.isna() & (self.rows["missing"] > 0)
-        parts = []
-        if poor.any():
-            parts.append(
-                f"Do not trust the draws of {self._some(poor)}; take more samples or sweeps, or "
-                f"method='gibbs'."
-            )
+        parts = [
+            f"Do not trust the draws of {self._some(rows)}; take more {what}."
+            for rows, what in ((poor & ~chained, MORE["sir"]), (poor & chained, MORE["gibbs"]))
+            if rows.any()
+        ]
         if unknown.any():
             methods = self.rows["method"][unknown].replace(["mean", "prior"], "sir")
             wants = (why for method, why in WANTED.items() if (methods == method).any())

@@ -306,3 +306,13 @@ def test_a_verdict_tells_what_is_poor_beside_what_is_not_known() -> None:
     assert verdict.startswith("Do not trust the draws of 1 of 3 rows;")
     assert "Whether to trust the draws of 1 of 3 rows is not known: a k-hat" in verdict
     assert "R-hat" not in verdict
+
+
+def test_a_verdict_advises_what_was_not_done() -> None:
+    kinds = {"missing": [1, 1, 1], "method": ["gibbs", "gibbs", "sir"]}
+    told = pd.DataFrame({**kinds, "khat": [9.0, 9.0, 0.9], "rhat": [1.2, 1.3, np.nan]})
+    samples, sweeps = Imputed(None, told).verdict.split(". ")
+    assert samples == (
+        "Do not trust the draws of 1 of 3 rows; take more samples, or method='gibbs'"
+    )
+    assert sweeps == "Do not trust the draws of 2 of 3 rows; take more sweeps."
