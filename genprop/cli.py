@@ -214,7 +214,9 @@ def impute(
     draws: Annotated[int, typer.Option(min=1, help="Completions of each row.")] = 5,
     method: Annotated[
         str,
-        typer.Option(help="auto, sir, prior, gibbs, mean, map; of donors residuals, neighbours."),
+        typer.Option(
+            help="auto, sir, prior, gibbs, hmc, mean, map; of donors residuals, neighbours."
+        ),
     ] = "auto",
     samples: Annotated[
         int, typer.Option(min=1, help="Paths from which each draw is resampled.")

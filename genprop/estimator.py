@@ -246,11 +246,11 @@ class GenProp(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             X: rows like those of fit, with NaN in the cells to draw.
             draws: completions of each row.
             method: ``"sir"``, importance resampling of encoded paths, ``"prior"``, of the prior's;
-                ``"gibbs"``, chains from there; ``"auto"``, what finds more, then chains if needed;
-                ``"mean"`` (modes or medians of categories); ``"map"``, modes below the likeliest
-                path; or lent by near donors: values, ``"neighbours"``, or errors, ``"residuals"``.
+                ``"gibbs"``, chains from there; ``"hmc"``, with trajectories; ``"auto"``, what finds
+                more, then chains if needed; ``"mean"`` (modes or medians of categories); ``"map"``,
+                modes below the likeliest path; or near donors': ``"neighbours"``, ``"residuals"``.
             samples: paths from which each draw is resampled.
-            refine: with n > 0, every row by chains of n transitions from there; "gibbs" has 200.
+            refine: with n > 0, every row by ``"hmc"`` of n transitions; chains have 200 else.
             donors: rows that lend, such as those of fit.
             neighbours: of how many donors one lends each draw.
             random_state: seed in place of the estimator's.

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from genprop.conditional import Categorical
-from genprop.kernel import AdaptiveKernel, Info, Kernel, LogDensity
+from genprop.kernel import Kernel, LogDensity
 from genprop.posterior import Posterior
-from genprop.samplers.hamiltonian import HMC, HMCState
+from genprop.samplers.hamiltonian import HMC
+from genprop.samplers.in_turn import Around
 from genprop.samplers.metropolis import MetropolisHastings, Proposal
 from genprop.shapes import Elements, PerRow, Seen
 from genprop.stack import is_discrete
@@ -103,35 +104,6 @@ class Flips(Kernel[FlipState]):
         return FlipState(inner.position), FlipInfo(torch.stack(chances).mean(0), info.accepted)
 
 
-class FlipsAround(AdaptiveKernel[HMCState]):
-    """Changes of discrete values, a trajectory of the real ones, and changes again.
-
-    The same forth and back, so that the transition is reversible as its parts are.
-
-    Args:
-        flips: moves the discrete values.
-        hmc: moves the real ones only.
-    """
-
-    def __init__(self, flips: Flips, hmc: HMC) -> None:
-        self.flips, self.hmc = flips, hmc
-
-    def init(self, position: Elements) -> HMCState:
-        return self.hmc.init(position)
-
-    def step(self, state: HMCState) -> tuple[HMCState, Info]:
-        state, info = self.hmc.step(self._changed(state))
-        return self._changed(state), info
-
-    def adapt(self, state: HMCState, info: Info, share: float) -> HMCState:
-        return self.hmc.adapt(state, info, share)
-
-    def _changed(self, state: HMCState) -> HMCState:
-        position = self.flips.step(FlipState(state.position))[0].position
-        there = self.hmc.init(position)
-        return state._replace(position=position, log_prob=there.log_prob, gradient=there.gradient)
-
-
 def hidden_kernel(log_prob: LogDensity, posterior: Posterior) -> Kernel[Any]:
     """A reversible kernel for the hidden values of a model, whatever they are."""
     sizes, free = variables_of(posterior)
@@ -139,7 +111,7 @@ def hidden_kernel(log_prob: LogDensity, posterior: Posterior) -> Kernel[Any]:
     if not count:
         return HMC(log_prob)
     flips = Flips(log_prob, OneChanged(sizes, posterior.model.like), count)
-    return FlipsAround(flips, HMC(log_prob, free=free)) if bool(free.any()) else flips
+    return Around(flips, HMC(log_prob, free=free)) if bool(free.any()) else flips
 
 
 def variables_of(posterior: Posterior) -> tuple[list[int], Seen]:

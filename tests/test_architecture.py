@@ -64,6 +64,7 @@ FLOORS = (
         "samplers.annealed",
         "samplers.clamped",
     ),
+    ("samplers.in_turn",),
     ("levels",),
     ("posterior",),
     ("priors.*", "samplers.*"),

@@ -321,12 +321,14 @@ def test_refined_draws_are_those_of_chains_with_their_diagnostics() -> None:
     settings = {"hidden": (), "top": (2,), "epochs": 2, "random_state": 0, "verbose": 0}
     model = GenProp(**settings).fit(blobs())
     given = {"left": blobs()["left"][:3]}
-    found = model.imputation({**blank(3), **given}, refine=8, draws=4, samples=20)
-    assert (found.rows["method"] == "gibbs").all()
+    found = model.imputation({**blank(3), **given}, refine=30, draws=4, samples=20)
+    assert (found.rows["method"] == "hmc").all()
     assert found.rows["rhat"].notna().all()
     assert (found.rows["acceptance"] > 0).all()
-    same = model.imputation({**blank(3), **given}, method="gibbs", sweeps=8, draws=4, samples=20)
+    same = model.imputation({**blank(3), **given}, method="hmc", sweeps=30, draws=4, samples=20)
     assert np.array_equal(found.draws["right"], same.draws["right"])
+    plain = model.imputation({**blank(3), **given}, method="gibbs", refine=8, draws=4)
+    assert (plain.rows["method"] == "gibbs").all()
     drawn = model.sample(2, given=given, refine=3)
     assert np.array_equal(drawn["left"], np.stack([given["left"]] * 2).astype(drawn["left"].dtype))
     assert model.sample(2, given=given, refine=0)["right"].shape == (2, 3, 1)

@@ -10,7 +10,8 @@ from genprop.likelihood.pareto import pareto_khat
 
 LENDING = ("residuals", "neighbours")  # of donors
 SINGLE = ("mean", "map")  # of which a row has one
-WAYS = ("sir", "prior", "gibbs", *SINGLE, *LENDING)
+CHAINS = ("gibbs", "hmc")
+WAYS = ("sir", "prior", *CHAINS, *SINGLE, *LENDING)
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Filled:
         x: for each modality whole rows ``(draws, rows, elements)``, the seen cells as they were.
         ess: effective sample size of each row's weights.
         khat: Pareto shape of each row's largest weights; above 0.7 they are not to be trusted.
-        acceptance: of each row's chains, the mean over moves.
+        acceptance: of each row's chains, the mean over moves, if any over trajectories.
         rhat: the largest over hidden values of each row, of the chains' second halves.
         way: what made each row's draws, by its place in ``WAYS``.
     """

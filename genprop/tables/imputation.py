@@ -13,7 +13,7 @@ from torch import Tensor
 from genprop.conditional import Autoregressive
 from genprop.convergence import FEWEST, convergence
 from genprop.data import Batch
-from genprop.kernel import run
+from genprop.kernel import Kernel, run
 from genprop.likelihood.parts import rows_at_once
 from genprop.model import Model
 from genprop.posterior import Posterior
@@ -21,9 +21,13 @@ from genprop.prior import DensityPrior
 from genprop.prior_paths import complete_by_prior, has_prior_paths
 from genprop.resampling import picked, resampled
 from genprop.samplers.ascent import most_probable
+from genprop.samplers.flips import variables_of
 from genprop.samplers.gibbs import Gibbs
+from genprop.samplers.hamiltonian import HMC
+from genprop.samplers.in_turn import InTurn
+from genprop.seeds import seeded
 from genprop.tables.donors import lent
-from genprop.tables.filled import LENDING, SINGLE, WAYS, Filled, effective, together
+from genprop.tables.filled import CHAINS, LENDING, SINGLE, WAYS, Filled, effective, together
 from genprop.tables.missingness import DRAWS
 from genprop.tables.not_at_random import COMPLETIONS, explains_holes, weigh_whole_rows
 from genprop.tables.row_noise import RowNoise, distinct, keys_of_rows
@@ -104,12 +108,13 @@ class How:
         """
         if not transitions:
             return self
-        if transitions < 0 or self.method not in ("auto", "gibbs"):
+        if transitions < 0 or self.method not in ("auto", *CHAINS):
             raise ValueError(
-                f"refine is a number of transitions, of method 'auto' or 'gibbs', but got "
+                f"refine is a number of transitions, of method 'auto', 'gibbs' or 'hmc', but got "
                 f"refine={transitions} and method={self.method!r}"
             )
-        return replace(self, method="gibbs", sweeps=transitions)
+        method = "hmc" if self.method == "auto" else self.method
+        return replace(self, method=method, sweeps=transitions)
 
     @property
     def least_ess(self) -> float:
@@ -131,7 +136,9 @@ def fill(
     ∝ P(x_seen, h) / Q(h | x_seen) for each draw, and lets it send down what is not seen.
     ``"prior"`` draws the paths from P, and again with probability ∝ P(x_seen | h).
     ``"gibbs"`` starts a chain at each path of ``"sir"`` and moves it by Gibbs sweeps with
-    Metropolis' correction. ``"auto"`` takes, of several modalities, the prior's paths in the rows
+    Metropolis' correction. ``"hmc"`` lets a trajectory of Hamiltonian Monte Carlo follow each sweep
+    where any level is real-valued; half of the transitions tune it.
+    ``"auto"`` takes, of several modalities, the prior's paths in the rows
     of which more of them count, or whose mean weight, an estimate of P(x_seen), is twice that of
     encoders' paths: these may miss most of what a label allows, the prior does not. It takes ten
     times as many in the rows whose weights tell that too few of them count, and chains where these
@@ -186,7 +193,7 @@ def fill(
 
 
 def _check(model: Model, how: How) -> None:
-    if how.method in ("prior", "gibbs", "map", *LENDING) and explains_holes(model):
+    if how.method in ("prior", "map", *CHAINS, *LENDING) and explains_holes(model):
         raise ValueError(
             f"method={how.method!r} does not know why cells are missing, which this model "
             f"explains; use method='sir'"
@@ -253,10 +260,12 @@ def _ending_empty(batch: Batch) -> Batch:
 def _other_sizes(model: Model, how: How) -> set[int]:
     """What a dimension beside the rows may measure."""
     sizes = {1, 2, 3, COMPLETIONS, how.draws, how.samples, model.prior.elements}
+    hidden = 0
     for _, stack in model.all_stacks():
-        sizes |= {stack.elements or 1, stack.code_elements}
-        sizes |= {stack[level].above for level in range(len(stack.layers))}
-    return sizes
+        above = [stack[level].above for level in range(len(stack.layers))]
+        hidden += sum(above)
+        sizes |= {stack.elements or 1, stack.code_elements, *above}
+    return sizes | {hidden}
 
 
 @torch.no_grad()
@@ -268,7 +277,7 @@ def _work(
             return _weighed(model, batch, how, features, averages)
         if how.method == "mean":
             return _mean(model, batch, how, features, averages)
-        if how.method == "gibbs":
+        if how.method in CHAINS:
             return _chains(model, batch, how)
         if how.method == "map":
             posterior = Posterior(model, batch, smooth=False)
@@ -322,16 +331,28 @@ def _chains(model: Model, batch: Batch, how: How) -> Filled:
     log_w = posterior.log_prob(start) - posterior.log_q(start)
     chains = max(how.draws, FEWEST_CHAINS)
     position = picked(start, resampled(log_w, chains))
-    chain = run(Gibbs(posterior), position, draws=how.sweeps)
-    told = Filled.by("gibbs", posterior.complete(chain.draws[: how.draws, -1]))
+    kernel = _kernel(posterior, how)
+    warmup = how.sweeps // 2
+    with seeded(0):  # how long trajectories are must not depend on the rows that come together
+        chain = run(kernel, position, draws=how.sweeps - warmup, warmup=warmup)
+    way = "hmc" if isinstance(kernel, InTurn) else "gibbs"
+    told = Filled.by(way, posterior.complete(chain.draws[: how.draws, -1]))
     told = told.weighed(log_w, how.khat)
     rhat = torch.full_like(told.ess, torch.nan)
     if how.sweeps >= FEWEST_SWEEPS:
-        found = convergence(chain.draws[:, how.sweeps // 2 :].cpu().numpy()).rhat
+        found = convergence(chain.draws.cpu().numpy()).rhat
         worst = np.where(np.isnan(found), -np.inf, found).max(-1)
         rhat = torch.as_tensor(np.where(np.isinf(worst) & (worst < 0), np.nan, worst)).to(rhat)
     acceptance = chain.info["acceptance"].mean((0, 1)).to(told.ess)
     return replace(told, acceptance=acceptance, rhat=rhat)
+
+
+def _kernel(posterior: Posterior, how: How) -> Kernel[Any]:
+    """Sweeps, which go from mode to mode, and trajectories, which explore one."""
+    sweeps, (_, real) = Gibbs(posterior), variables_of(posterior)
+    if how.method == "gibbs" or not bool(real.any()):
+        return sweeps
+    return InTurn(sweeps, HMC(posterior.log_prob, free=real))
 
 
 def _mean(model: Model, batch: Batch, how: How, features: Features, averages: Averages) -> Filled:

@@ -14,7 +14,7 @@ from genprop.likelihood.pareto import FEWEST as FEWEST_PATHS
 from genprop.model import Model
 from genprop.seeds import seeded
 from genprop.table import Raw, checked, completed, holds_modalities
-from genprop.tables.filled import LENDING, WAYS, Filled
+from genprop.tables.filled import CHAINS, LENDING, WAYS, Filled
 from genprop.tables.imputation import FEWEST_SWEEPS, How
 from genprop.tables.members import fill_together
 
@@ -29,7 +29,7 @@ WANTED = {
     "sir": f"a k-hat needs at least {FEWEST_PATHS} samples, and khat=True",
     "map": "the most probable completion says nothing of its spread; method='auto' has draws",
 }  # by method
-MORE = {"gibbs": "sweeps", "sir": "samples, or method='gibbs'"}
+TOLD_AS = {"mean": "sir", "prior": "sir", "hmc": "gibbs"}
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,21 @@ class Imputed:
                 f"Donors lent to {lent:,} of {len(self.rows):,} rows; no weight tells how well, so "
                 f"hide cells that you know, and compare."
             )
-        chained = self.rows["method"] == "gibbs"
+        chained = self.rows["method"].isin(CHAINS)
         told = self.rows["rhat"].where(chained, self.rows["khat"])
         poor = told > np.where(chained, APART, UNRELIABLE)
         unknown = told.isna() & (self.rows["missing"] > 0)
+        further = {
+            "samples, or chains (refine=200)": poor & ~chained,
+            "transitions": poor & chained,
+        }
         parts = [
             f"Do not trust the draws of {self._some(rows)}; take more {what}."
-            for rows, what in ((poor & ~chained, MORE["sir"]), (poor & chained, MORE["gibbs"]))
+            for what, rows in further.items()
             if rows.any()
         ]
         if unknown.any():
-            methods = self.rows["method"][unknown].replace(["mean", "prior"], "sir")
+            methods = self.rows["method"][unknown].replace(TOLD_AS)
             wants = (why for method, why in WANTED.items() if (methods == method).any())
             parts.append(
                 f"Whether to trust the draws of {self._some(unknown)} is not known: "

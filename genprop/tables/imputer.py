@@ -36,7 +36,7 @@ class GenPropImputer(TransformerMixin, BaseEstimator):
 
     Args:
         method: what a hole becomes: ``"mean"`` (the most probable category, the median of ordered
-            ones), or one draw, by ``"sir"``, ``"gibbs"`` or ``"auto"``.
+            ones), or one draw, by ``"sir"``, ``"gibbs"``, ``"hmc"`` or ``"auto"``.
         visible: as of ``GenProp``: families of columns are chosen by what they hold, or by you.
         missing: as of ``GenProp``: ``"mar"``, or ``"mnar"`` where cells are missing by their own
             values, which is then modelled, too. Local optima have large and small values change

@@ -1,6 +1,8 @@
 """Completed rows against exact conditionals, and that a row's draws are its own."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 
 import exact
 import numpy as np
@@ -26,6 +28,7 @@ from genprop.tables.imputed import Imputed
 MANY = How("sir", draws=1000, samples=5000, khat=False)
 PRIOR = How("prior", draws=1000, samples=20_000, khat=False)
 CHAINS = How("gibbs", draws=400, samples=100, sweeps=10, khat=False)
+REFINED = replace(CHAINS, method="hmc")
 
 
 def filled(model: Model, x: Tensor, seen: Tensor, how: How, seed: int = 0) -> Filled:
@@ -44,7 +47,7 @@ def exact_conditional(model: Model, x: Tensor, seen: Tensor) -> tuple[Tensor, Te
 
 
 @pytest.mark.parametrize("sizes", [(4, 2), (4, 3, 2)])
-@pytest.mark.parametrize("how", [MANY, PRIOR, CHAINS], ids=["sir", "prior", "gibbs"])
+@pytest.mark.parametrize("how", [MANY, PRIOR, CHAINS, REFINED], ids=attrgetter("method"))
 def test_draws_have_the_exact_conditional_law(
     sizes: tuple[int, ...], how: How, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,7 +62,7 @@ def test_draws_have_the_exact_conditional_law(
         mean, covariance = exact_conditional(model, x[0], seen[0])
         # as many draws as are kept, or as their paths were worth; five standard errors
         n = float(how.draws)
-        if how.method != "gibbs" and any(pattern):
+        if how not in (CHAINS, REFINED) and any(pattern):
             n = min(n, float(out.ess[0]))
         spread = covariance.diagonal().sqrt()
         assert ((drawn.mean(0) - mean).abs() < 5 * spread / n**0.5).all()
@@ -135,7 +138,9 @@ def small() -> tuple[Model, Tensor, Tensor]:
 
 
 @settings(max_examples=3, deadline=None)
-@given(st.integers(0, 1000), st.sampled_from(["sir", "prior", "gibbs", "auto", "mean", "map"]))
+@given(
+    st.integers(0, 1000), st.sampled_from(["sir", "prior", "gibbs", "hmc", "auto", "mean", "map"])
+)
 def test_a_row_gets_the_same_draws_in_any_batch_and_order(seed: int, method: str) -> None:
     model, x, seen = small()
     how = How(method, draws=1 if method in SINGLE else 4, samples=30, sweeps=8, khat=False)
@@ -146,6 +151,18 @@ def test_a_row_gets_the_same_draws_in_any_batch_and_order(seed: int, method: str
     # sums over a batch may be rounded in another order
     torch.testing.assert_close(part.x["x"], whole.x["x"][:, rows], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(part.ess, whole.ess[rows], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "way"), [(zoo.gaussian, "hmc"), (zoo.mixed, "hmc"), (zoo.bernoulli, "gibbs")]
+)
+def test_trajectories_follow_sweeps_where_any_level_is_real(
+    make: Callable[[], Model], way: str
+) -> None:
+    batch = zoo.batch(make(), holes=True)
+    out = fill(make(), batch, How("hmc", draws=4, samples=30, sweeps=8), 0)
+    assert (out.way == WAYS.index(way)).all()
+    assert out.acceptance.isfinite().all()
 
 
 def test_rows_that_hold_the_same_get_draws_of_their_own() -> None:
@@ -231,7 +248,7 @@ def test_memory_is_bounded_whatever_the_rows(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "median"}, "method must be 'auto' or one of sir, prior, gibbs, mean"),
+        ({"method": "median"}, "method must be 'auto' or one of sir, prior, gibbs, hmc, mean"),
         ({"draws": 0}, "at least one draw"),
         ({"method": "mean", "draws": 2}, "method='mean' completes a row in one way"),
         ({"method": "map", "draws": 2}, "method='map' completes a row in one way"),
@@ -309,10 +326,10 @@ def test_a_verdict_tells_what_is_poor_beside_what_is_not_known() -> None:
 
 
 def test_a_verdict_advises_what_was_not_done() -> None:
-    kinds = {"missing": [1, 1, 1], "method": ["gibbs", "gibbs", "sir"]}
+    kinds = {"missing": [1, 1, 1], "method": ["gibbs", "hmc", "sir"]}
     told = pd.DataFrame({**kinds, "khat": [9.0, 9.0, 0.9], "rhat": [1.2, 1.3, np.nan]})
-    samples, sweeps = Imputed(None, told).verdict.split(". ")
-    assert samples == (
-        "Do not trust the draws of 1 of 3 rows; take more samples, or method='gibbs'"
+    weights, chains = Imputed(None, told).verdict.split(". ")
+    assert weights == (
+        "Do not trust the draws of 1 of 3 rows; take more samples, or chains (refine=200)"
     )
-    assert sweeps == "Do not trust the draws of 2 of 3 rows; take more sweeps."
+    assert chains == "Do not trust the draws of 2 of 3 rows; take more transitions."
